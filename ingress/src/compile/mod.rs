@@ -1,0 +1,1 @@
+//! Compile: documents to a plan and a report; pure.

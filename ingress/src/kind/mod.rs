@@ -1,0 +1,1 @@
+//! The kinds people write: one file a kind, shapes only.

@@ -1,0 +1,1 @@
+//! The route table: implements `proxy::route::Router`; pure.

@@ -1,0 +1,127 @@
+//! The data-plane error: who is at fault, whether the request may be tried again, and the one mapping to a response.
+
+use http::StatusCode;
+
+use crate::Reason;
+
+/// Who caused an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The client.
+    Downstream,
+    /// The upstream or the way to it.
+    Upstream,
+    /// This proxy, its configuration or its identity.
+    Us,
+}
+
+/// Whether a failed request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// Never.
+    Never,
+    /// Always: no byte of it reached the upstream's application (refused stream, GOAWAY above its last id, connect failure).
+    Unsent,
+    /// If the request is idempotent: a reused connection died before the first byte of the answer.
+    Idempotent,
+}
+
+/// What can go wrong with a request or connection. `Send + Sync`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The client broke the protocol, was too slow or too large.
+    #[error("downstream: {message}")]
+    Downstream {
+        /// The code, which also decides the status.
+        reason: Reason,
+        /// What exactly, for the log.
+        message: String,
+    },
+    /// The client went away.
+    #[error("downstream closed the connection")]
+    DownstreamClosed,
+    /// Nothing was sent: no endpoint, no address, connect or handshake failure.
+    #[error("connect to {upstream}: {message}")]
+    Connect {
+        /// `host:port` or address.
+        upstream: String,
+        /// The code.
+        reason: Reason,
+        /// What exactly, for the log.
+        message: String,
+    },
+    /// The own identity or the trust for this upstream is not usable.
+    #[error("identity for {upstream}: {message}")]
+    Identity {
+        /// `host:port` or address.
+        upstream: String,
+        /// The code.
+        reason: Reason,
+        /// What exactly, for the log.
+        message: String,
+    },
+    /// The upstream failed after the request was sent, before the head of its answer.
+    #[error("upstream {upstream}: {message}")]
+    Upstream {
+        /// Address.
+        upstream: String,
+        /// The code.
+        reason: Reason,
+        /// Whether it may be tried again.
+        retry: Retry,
+        /// What exactly, for the log.
+        message: String,
+    },
+    /// A deadline passed.
+    #[error("{reason:?} after {after:?}")]
+    Timeout {
+        /// The code, which names the deadline.
+        reason: Reason,
+        /// How long it was.
+        after: std::time::Duration,
+    },
+    /// A configured limit was reached.
+    #[error("limit reached: {0:?}")]
+    Limit(Reason),
+}
+
+impl Error {
+    /// Who is at fault.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Downstream { .. } | Self::DownstreamClosed => Origin::Downstream,
+            Self::Connect { .. } | Self::Upstream { .. } => Origin::Upstream,
+            Self::Identity { .. } | Self::Limit(_) => Origin::Us,
+            Self::Timeout { reason, .. } if *reason == Reason::HEADER_TIMEOUT => Origin::Downstream,
+            Self::Timeout { .. } => Origin::Upstream,
+        }
+    }
+
+    /// Whether the request may be tried again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Connect { .. } => Retry::Unsent,
+            Self::Upstream { retry, .. } => *retry,
+            _ => Retry::Never,
+        }
+    }
+
+    /// The code for log and metrics.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Downstream { reason, .. }
+            | Self::Connect { reason, .. }
+            | Self::Identity { reason, .. }
+            | Self::Upstream { reason, .. }
+            | Self::Timeout { reason, .. }
+            | Self::Limit(reason) => reason.clone(),
+            Self::DownstreamClosed => Reason::DOWNSTREAM_RESET,
+        }
+    }
+
+    /// The one mapping of an error to a status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}

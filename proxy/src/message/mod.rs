@@ -1,0 +1,11 @@
+//! What engines, routing and pool speak of: a leaf module that imports none of them.
+
+mod answer;
+mod body;
+mod edits;
+mod head;
+
+pub use answer::Answer;
+pub use body::{ReqBody, ResBody};
+pub use edits::{Edits, HeaderEdit, PathEdit};
+pub use head::{Fields, Head, RawFields, Scheme};

@@ -1,0 +1,1 @@
+//! Manifests in files and folders: read, watched, last good state kept.

@@ -3,6 +3,7 @@
 //! Documents -> [`keyring`] (key material by name) -> [`compile`] (pure) -> [`plan::Plan`] -> [`publish`] (shared objects by
 //! key) -> [`route::Table`], which implements [`proxy::route::Router`].
 
+pub mod cli;
 pub mod compile;
 pub mod keyring;
 pub mod kind;

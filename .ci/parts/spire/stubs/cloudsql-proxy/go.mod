@@ -1,0 +1,3 @@
+module github.com/GoogleCloudPlatform/cloudsql-proxy
+
+go 1.21

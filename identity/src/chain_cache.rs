@@ -1,14 +1,37 @@
 //! The verified-chain cache: hash of a peer's chain -> what was proved about it, until its validity or its trust ends.
+//!
+//! A cache belongs to one verifier, that is to one state of trust and revocation lists: when these change, a new verifier
+//! starts with an empty one.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
+use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 
 use crate::SpiffeId;
 
+/// Most chains remembered by one verifier.
+const CAPACITY: usize = 4096;
+
 /// SHA-256 over the lengths and bytes of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChainHash(pub [u8; 32]);
+
+impl ChainHash {
+    /// The hash of a chain, leaf first.
+    pub fn of(chain: &[CertificateDer<'_>]) -> Self {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for cert in chain {
+            context.update(&(cert.len() as u64).to_be_bytes());
+            context.update(cert);
+        }
+        let mut hash = [0; 32];
+        for (to, from) in hash.iter_mut().zip(context.finish().as_ref()) {
+            *to = *from;
+        }
+        Self(hash)
+    }
+}
 
 /// Who a peer is, as proved (or, when `verified` is false, as merely claimed) by its chain.
 #[derive(Clone, Debug)]
@@ -25,4 +48,32 @@ pub struct PeerId {
     pub serial: String,
     /// The earliest end of validity in the path.
     pub not_after: SystemTime,
+}
+
+/// Chains proven under one state of trust.
+#[derive(Debug, Default)]
+pub(crate) struct ChainCache {
+    known: Mutex<HashMap<ChainHash, Arc<PeerId>, foldhash::fast::RandomState>>,
+}
+
+impl ChainCache {
+    /// A chain that was proved and is still valid.
+    pub(crate) fn get(&self, hash: &ChainHash, now: SystemTime) -> Option<Arc<PeerId>> {
+        let mut known = self.known.lock();
+        let peer = known.get(hash)?;
+        if now < peer.not_after {
+            return Some(Arc::clone(peer));
+        }
+        known.remove(hash);
+        None
+    }
+
+    pub(crate) fn insert(&self, peer: Arc<PeerId>) {
+        let mut known = self.known.lock();
+        if known.len() >= CAPACITY {
+            // Rare: drop everything rather than keep an order that every handshake would have to maintain.
+            known.clear();
+        }
+        known.insert(peer.hash, peer);
+    }
 }

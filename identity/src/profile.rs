@@ -1,10 +1,22 @@
 //! TLS profiles: a specification that names sources, and one whole rustls configuration behind an `ArcSwap`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::{
+    client::Resumption,
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use crate::{Credential, PeerId, Problem, Source, VerifyFailure};
+use crate::{
+    Bundle, Credential, PeerId, PeerRule, Problem, Source, SourceStatus, Trust, VerifyFailure,
+    provider,
+    source::Dependent,
+    verify::{PeerVerifier, Role, TrustInput},
+};
 
 /// How the peer's chain is verified. The peer's name or SPIFFE ID is compared later, by its [`crate::PeerRule`].
 #[derive(Clone, Debug)]
@@ -115,44 +127,13 @@ pub struct ServerTls {
     pub generation: u64,
 }
 
+
 /// A hot client configuration. `current` is loaded once for each handshake.
 #[derive(Debug)]
 pub struct ClientProfile {
     spec: ClientSpec,
-    live: ArcSwap<Result<Arc<ClientTls>, Problem>>,
-}
-
-impl ClientProfile {
-    /// Builds from the sources' present states and follows them from now on. A source that is still pending gives a
-    /// profile that answers its problem until the source delivers.
-    pub fn new(spec: ClientSpec) -> Arc<Self> {
-        drop(spec);
-        todo!()
-    }
-
-    /// What it is made from.
-    pub fn spec(&self) -> &ClientSpec {
-        &self.spec
-    }
-
-    /// The configuration to use for a handshake now, or why there is none: pending, withdrawn, expired (checked against the
-    /// wall clock at this moment), unusable.
-    pub fn current(&self) -> Result<Arc<ClientTls>, Problem> {
-        self.live.load().as_ref().clone()
-    }
-
-    /// The identity of a peer whose handshake this profile has just finished, from the verified-chain cache. With
-    /// [`Verify::Nothing`] the result says only what the peer presented, and is marked unverified.
-    pub fn peer(&self, chain: &[rustls_pki_types::CertificateDer<'_>]) -> Result<Arc<PeerId>, VerifyFailure> {
-        let _ = chain;
-        todo!()
-    }
-
-    /// Verifies a chain again against the present trust: the revocation sweep.
-    pub fn recheck(&self, peer: &PeerId) -> Result<(), VerifyFailure> {
-        let _ = peer;
-        todo!()
-    }
+    live: ArcSwap<Live<ClientTls>>,
+    building: Mutex<u64>,
 }
 
 /// A hot server configuration. `current` is loaded once for each handshake.
@@ -160,25 +141,120 @@ impl ClientProfile {
 pub struct ServerProfile {
     spec: ServerSpec,
     /// Hot: an edited rule changes nothing else; the sweep reads it again.
-    rule: ArcSwap<crate::PeerRule>,
-    live: ArcSwap<Result<Arc<ServerTls>, Problem>>,
+    rule: ArcSwap<PeerRule>,
+    live: ArcSwap<Live<ServerTls>>,
+    building: Mutex<u64>,
+}
+
+/// One state of a profile: the verifier may be there although the own certificate is not.
+#[derive(Debug)]
+struct Live<T> {
+    tls: Result<Arc<T>, Problem>,
+    verifier: Option<Arc<PeerVerifier>>,
+    inputs: Option<(TrustInput, Vec<CertificateRevocationListDer<'static>>)>,
+}
+
+impl<T> Live<T> {
+    fn nothing() -> Self {
+        Self { tls: Err(pending("the profile")), verifier: None, inputs: None }
+    }
+}
+
+impl ClientProfile {
+    /// Builds from the sources' present states and follows them from now on. A source that is still pending gives a
+    /// profile that answers its problem until the source delivers.
+    pub fn new(spec: ClientSpec) -> Arc<Self> {
+        let profile = Arc::new(Self { spec, live: ArcSwap::from_pointee(Live::nothing()), building: Mutex::new(0) });
+        let dependent: Arc<dyn Dependent> = Arc::<Self>::clone(&profile);
+        let spec = &profile.spec;
+        follow(&dependent, [spec.identity.as_ref(), spec.verify.source(), spec.crl.as_ref()]);
+        profile.rebuild();
+        profile
+    }
+
+    /// What it is made from.
+    pub fn spec(&self) -> &ClientSpec {
+        &self.spec
+    }
+
+    /// The configuration to use for a handshake now, or why there is none: pending, withdrawn, expired (by the wall clock
+    /// at this moment), unusable.
+    pub fn current(&self) -> Result<Arc<ClientTls>, Problem> {
+        let tls = self.live.load().tls.clone()?;
+        if let (Some(credential), Some(source)) = (&tls.credential, &self.spec.identity) {
+            not_expired(credential, source)?;
+        }
+        Ok(tls)
+    }
+
+    /// The identity of a peer whose handshake this profile has just finished, from the verified-chain cache. With
+    /// [`Verify::Nothing`] the result says only what the peer presented, and is marked unverified.
+    pub fn peer(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<PeerId>, VerifyFailure> {
+        identify(self.live.load().verifier.as_ref(), chain, Role::Server)
+    }
+
+    /// Verifies a chain again against the present trust: the revocation sweep.
+    pub fn recheck(&self, peer: &PeerId) -> Result<(), VerifyFailure> {
+        self.peer(&peer.chain).map(drop)
+    }
+
+    fn build(&self, generation: u64) -> Live<ClientTls> {
+        let spec = &self.spec;
+        let inputs = match trust_inputs(&spec.verify, spec.crl.as_ref()) {
+            Ok(inputs) => inputs,
+            Err(problem) => return Live { tls: Err(problem), verifier: None, inputs: None },
+        };
+        let verifier = reuse(&self.live.load(), &inputs, ClientAuth::Off);
+        let tls = self.config(&verifier, generation).map(Arc::new);
+        Live { tls, verifier: Some(verifier), inputs: Some(inputs) }
+    }
+
+    fn config(&self, verifier: &Arc<PeerVerifier>, generation: u64) -> Result<ClientTls, Problem> {
+        let spec = &self.spec;
+        let credential = match &spec.identity {
+            Some(source) => Some(own(source, spec.hint.as_deref())?),
+            None => None,
+        };
+        let provider = provider::chosen(&spec.cipher_suites, &spec.groups).map_err(settings)?;
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&spec.versions.list())
+            .map_err(|error| settings(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::<PeerVerifier>::clone(verifier));
+        let mut config = match &credential {
+            Some(credential) => builder.with_client_cert_resolver(resolver(credential)),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.clone_from(&spec.alpn);
+        // A resumed session would skip the verifier (spiffe.md 6.4); the pool saves the handshakes.
+        config.resumption = Resumption::disabled();
+        Ok(ClientTls { config: Arc::new(config), credential, generation, verified: verifier.verifies() })
+    }
+}
+
+impl Dependent for ClientProfile {
+    fn rebuild(&self) {
+        let mut generation = self.building.lock();
+        *generation += 1;
+        self.live.store(Arc::new(self.build(*generation)));
+    }
 }
 
 impl ServerProfile {
     /// Builds from the sources' present states and follows them from now on.
-    pub fn new(spec: ServerSpec, rule: crate::PeerRule) -> Arc<Self> {
-        drop((spec, rule));
-        todo!()
-    }
-
-    /// Who may connect, compared after the handshake and before the first application byte.
-    pub fn rule(&self) -> Arc<crate::PeerRule> {
-        self.rule.load_full()
-    }
-
-    /// Replaces the rule; connections that it no longer lets through are found by the sweep.
-    pub fn set_rule(&self, rule: crate::PeerRule) {
-        self.rule.store(Arc::new(rule));
+    pub fn new(spec: ServerSpec, rule: PeerRule) -> Arc<Self> {
+        let profile = Arc::new(Self {
+            spec,
+            rule: ArcSwap::from_pointee(rule),
+            live: ArcSwap::from_pointee(Live::nothing()),
+            building: Mutex::new(0),
+        });
+        let dependent: Arc<dyn Dependent> = Arc::<Self>::clone(&profile);
+        let spec = &profile.spec;
+        let trust = spec.verify.as_ref().and_then(Verify::source);
+        follow(&dependent, [Some(&spec.identity), trust, spec.crl.as_ref()]);
+        profile.rebuild();
+        profile
     }
 
     /// What it is made from.
@@ -186,23 +262,217 @@ impl ServerProfile {
         &self.spec
     }
 
-    /// The configuration to use for a handshake now, or why there is none.
-    pub fn current(&self) -> Result<Arc<ServerTls>, Problem> {
-        self.live.load().as_ref().clone()
+    /// Who may connect, compared after the handshake and before the first application byte.
+    pub fn rule(&self) -> Arc<PeerRule> {
+        self.rule.load_full()
     }
 
-    /// The identity of a client whose handshake this profile has just finished. `Ok(None)`: no certificate, and none was required.
-    pub fn peer(
-        &self,
-        chain: Option<&[rustls_pki_types::CertificateDer<'_>]>,
-    ) -> Result<Option<Arc<PeerId>>, VerifyFailure> {
-        let _ = chain;
-        todo!()
+    /// Replaces the rule; connections that it no longer lets through are found by the sweep.
+    pub fn set_rule(&self, rule: PeerRule) {
+        self.rule.store(Arc::new(rule));
+    }
+
+    /// The configuration to use for a handshake now, or why there is none.
+    pub fn current(&self) -> Result<Arc<ServerTls>, Problem> {
+        let tls = self.live.load().tls.clone()?;
+        not_expired(&tls.credential, &self.spec.identity)?;
+        Ok(tls)
+    }
+
+    /// The identity of a client whose handshake this profile has just finished. `Ok(None)`: no certificate, and none was
+    /// required.
+    pub fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<Option<Arc<PeerId>>, VerifyFailure> {
+        match chain {
+            None | Some([]) if self.spec.client_auth == ClientAuth::Required => Err(VerifyFailure::NoCertificate),
+            None | Some([]) => Ok(None),
+            Some(chain) => identify(self.live.load().verifier.as_ref(), chain, Role::Client).map(Some),
+        }
     }
 
     /// Verifies a chain again against the present trust: the revocation sweep.
     pub fn recheck(&self, peer: &PeerId) -> Result<(), VerifyFailure> {
-        let _ = peer;
-        todo!()
+        self.peer(Some(&peer.chain)).map(drop)
     }
+
+    fn build(&self, generation: u64) -> Live<ServerTls> {
+        let spec = &self.spec;
+        let verify = spec.verify.as_ref().unwrap_or(&Verify::Nothing);
+        let inputs = match trust_inputs(verify, spec.crl.as_ref()) {
+            Ok(inputs) => inputs,
+            Err(problem) => return Live { tls: Err(problem), verifier: None, inputs: None },
+        };
+        let verifier = reuse(&self.live.load(), &inputs, spec.client_auth);
+        let tls = self.config(&verifier, generation).map(Arc::new);
+        Live { tls, verifier: Some(verifier), inputs: Some(inputs) }
+    }
+
+    fn config(&self, verifier: &Arc<PeerVerifier>, generation: u64) -> Result<ServerTls, Problem> {
+        let spec = &self.spec;
+        let credential = own(&spec.identity, spec.hint.as_deref())?;
+        let provider = provider::chosen(&spec.cipher_suites, &spec.groups).map_err(settings)?;
+        let builder = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&spec.versions.list())
+            .map_err(|error| settings(error.to_string()))?;
+        let builder = match spec.client_auth {
+            ClientAuth::Off => builder.with_no_client_auth(),
+            _ => builder.with_client_cert_verifier(Arc::<PeerVerifier>::clone(verifier)),
+        };
+        let mut config = builder.with_cert_resolver(resolver(&credential));
+        config.alpn_protocols.clone_from(&spec.alpn);
+        if spec.client_auth != ClientAuth::Off || credential.spiffe_id.is_some() {
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(ServerTls { config: Arc::new(config), credential, generation })
+    }
+}
+
+impl Dependent for ServerProfile {
+    fn rebuild(&self) {
+        let mut generation = self.building.lock();
+        *generation += 1;
+        self.live.store(Arc::new(self.build(*generation)));
+    }
+}
+
+impl Verify {
+    /// The source of trust, if there is one.
+    pub fn source(&self) -> Option<&Arc<Source>> {
+        match self {
+            Self::Roots(source) | Self::Spiffe { trust: source, .. } => Some(source),
+            Self::Nothing | Self::System => None,
+        }
+    }
+}
+
+impl Versions {
+    /// TLS 1.2 and 1.3.
+    pub const ALL: Self = Self { tls12: true, tls13: true };
+
+    fn list(self) -> Vec<&'static rustls::SupportedProtocolVersion> {
+        let all = [(self.tls13, &rustls::version::TLS13), (self.tls12, &rustls::version::TLS12)];
+        all.into_iter().filter_map(|(on, version)| on.then_some(version)).collect()
+    }
+}
+
+fn follow<const N: usize>(dependent: &Arc<dyn Dependent>, sources: [Option<&Arc<Source>>; N]) {
+    for source in sources.into_iter().flatten() {
+        source.follow(Arc::downgrade(dependent));
+    }
+}
+
+fn pending(what: &str) -> Problem {
+    Problem::new("identity_pending", format!("{what} has not delivered yet"))
+}
+
+fn settings(error: String) -> Problem {
+    Problem::new("tls_settings", error)
+}
+
+fn resolver(credential: &Credential) -> Arc<SingleCertAndKey> {
+    let certified = CertifiedKey::new(credential.chain.clone(), Arc::clone(&credential.key));
+    Arc::new(SingleCertAndKey::from(certified))
+}
+
+/// The material of a source, or why there is none.
+fn material(source: &Source) -> Result<Arc<crate::Material>, Problem> {
+    let state = source.state();
+    match (&state.material, state.status) {
+        (Some(material), _) => Ok(Arc::clone(material)),
+        (None, SourceStatus::Pending) if state.problem.is_none() => Err(pending(source.name().as_str())),
+        (None, SourceStatus::Pending) => Err(Problem::new(
+            "identity_pending",
+            format!("{}: {}", source.name(), state.problem.as_ref().map_or("", |problem| &problem.message)),
+        )),
+        (None, _) => Err(state.problem.clone().unwrap_or_else(|| {
+            Problem::new("identity_unavailable", format!("{} was withdrawn", source.name()))
+        })),
+    }
+}
+
+/// The own certificate that the hint names; the first without one (W-14, W-15).
+fn own(source: &Source, hint: Option<&str>) -> Result<Arc<Credential>, Problem> {
+    let material = material(source)?;
+    let found = match hint {
+        None => material.own.first(),
+        Some(hint) => material.own.iter().find(|credential| credential.hint.as_deref() == Some(hint)),
+    };
+    found.cloned().ok_or_else(|| {
+        let message = match hint {
+            Some(hint) => format!("{} delivers no SVID with the hint `{hint}`", source.name()),
+            None => format!("{} delivers no certificate", source.name()),
+        };
+        Problem::new("identity_unavailable", message)
+    })
+}
+
+fn not_expired(credential: &Credential, source: &Source) -> Result<(), Problem> {
+    if SystemTime::now() < credential.not_after {
+        return Ok(());
+    }
+    let ended = crate::material::rfc3339(credential.not_after);
+    let message = format!("certificate {} of {} expired at {ended}", credential.serial, source.name());
+    Err(Problem::new("identity_expired", message))
+}
+
+type TrustInputs = (TrustInput, Vec<CertificateRevocationListDer<'static>>);
+
+fn trust_inputs(verify: &Verify, crl: Option<&Arc<Source>>) -> Result<TrustInputs, Problem> {
+    let crls = match crl.map(|source| material(source)).transpose()?.as_ref().and_then(|held| held.trust.clone()) {
+        Some(trust) => trust.crls(),
+        None => Vec::new(),
+    };
+    let input = match verify {
+        Verify::Nothing => TrustInput::Nothing,
+        Verify::System => TrustInput::Roots(provider::system_roots()?),
+        Verify::Roots(source) => TrustInput::Roots(trust(source)?.pooled()),
+        Verify::Spiffe { trust: source, trust_domains } => match &*trust(source)? {
+            Trust::Spiffe(bundles) => TrustInput::Spiffe(bundles.clone()),
+            other => TrustInput::SpiffeRoots(other.pooled(), trust_domains.clone()),
+        },
+    };
+    Ok((input, crls))
+}
+
+fn trust(source: &Source) -> Result<Arc<Trust>, Problem> {
+    let held = material(source)?.trust.clone();
+    held.ok_or_else(|| Problem::new("ca_missing", format!("{} delivers no CA certificates", source.name())))
+}
+
+impl Trust {
+    fn crls(&self) -> Vec<CertificateRevocationListDer<'static>> {
+        match self {
+            Self::Spiffe(bundles) => bundles.values().flat_map(|bundle| bundle.crls.clone()).collect(),
+            Self::Roots(bundle) => bundle.crls.clone(),
+            Self::Crls(crls) => crls.clone(),
+        }
+    }
+
+    /// All authorities as one pool, for web PKI over a source that was named as a plain CA.
+    fn pooled(&self) -> Bundle {
+        match self {
+            Self::Roots(bundle) => bundle.clone(),
+            Self::Crls(_) => Bundle::default(),
+            Self::Spiffe(bundles) => Bundle {
+                authorities: bundles.values().flat_map(|bundle| bundle.authorities.clone()).collect(),
+                crls: self.crls(),
+            },
+        }
+    }
+}
+
+/// The verifier of the present state when nothing it rests on has changed: its chain cache stays warm over rotations.
+fn reuse<T>(live: &Live<T>, inputs: &TrustInputs, client_auth: ClientAuth) -> Arc<PeerVerifier> {
+    match (&live.verifier, &live.inputs) {
+        (Some(verifier), Some(before)) if before == inputs => Arc::clone(verifier),
+        _ => Arc::new(PeerVerifier::new(&inputs.0, &inputs.1, client_auth)),
+    }
+}
+
+fn identify(
+    verifier: Option<&Arc<PeerVerifier>>,
+    chain: &[CertificateDer<'_>],
+    role: Role,
+) -> Result<Arc<PeerId>, VerifyFailure> {
+    verifier.ok_or(VerifyFailure::NoTrust)?.identify(chain, role, SystemTime::now())
 }

@@ -1,19 +1,12 @@
 //! Verification of peers: X509-SVID rules and web PKI, both on webpki's path building.
+//!
+//! webpki alone is not enough (it ignores KeyUsage, the validity of anchors and URI name constraints), so our own checks
+//! stand before and inside its path building. Names and SPIFFE IDs are not compared here: that is [`crate::PeerRule`].
 
-/// Which rule a peer's chain broke. Each has its own code in `docs/reasons.md`; the peer sees only a TLS alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[error("{}", self.code())]
-#[non_exhaustive]
-pub enum VerifyFailure {
-    /// more than one URI SAN.
-    SeveralUriSans,
-}
+mod anchors;
+mod failure;
+pub(crate) mod leaf;
+mod verifier;
 
-impl VerifyFailure {
-    /// The stable code, for example `peer_several_uri_sans`.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::SeveralUriSans => "peer_several_uri_sans",
-        }
-    }
-}
+pub use failure::{VerifyFailure, failure_of};
+pub(crate) use verifier::{PeerVerifier, Role, TrustInput};

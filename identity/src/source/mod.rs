@@ -1,5 +1,15 @@
 //! A source of material: what it last delivered, its health, and who must be rebuilt when it delivers again.
 
+mod delivery;
+mod endpoint;
+pub mod files;
+pub mod secret;
+mod service_fn;
+mod workload_api;
+
+pub use endpoint::WorkloadEndpoint;
+pub use workload_api::{WorkloadApi, fetch};
+
 use std::{fmt, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;

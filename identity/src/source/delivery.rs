@@ -1,0 +1,99 @@
+//! One message of the Workload API to material: everything checked, one bad foreign bundle isolated.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use proto::workload::{X509svid, X509svidResponse};
+use rustls_pki_types::{CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::{Bundle, Credential, Material, Problem, Trust, TrustDomain, material::split_der};
+
+/// Most SVIDs and bundles of one message.
+const MAX_ITEMS: usize = 200;
+/// Longest hint (W-16).
+const MAX_HINT_BYTES: usize = 1024;
+
+/// Reads a message. The second part names what was left out (foreign bundles that cannot be used).
+pub(super) fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Material, Vec<String>), Problem> {
+    let malformed = |why: String| Problem::new("svid_malformed", format!("the Workload API's message was discarded: {why}"));
+    if message.svids.is_empty() {
+        return Err(malformed("it holds no SVID".to_owned()));
+    }
+    if message.svids.len() > MAX_ITEMS || message.federated_bundles.len() > MAX_ITEMS {
+        return Err(malformed(format!("it holds more than {MAX_ITEMS} SVIDs or bundles")));
+    }
+    let mut own: Vec<Arc<Credential>> = Vec::new();
+    let mut bundles = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let crls = read_crls(message).ok_or_else(|| malformed("a revocation list is malformed".to_owned()))?;
+    for svid in &message.svids {
+        let (credential, domain) = read_svid(svid, now).map_err(|problem| {
+            Problem::new(problem.code, format!("the Workload API's message was discarded: {problem}"))
+        })?;
+        if !bundles.contains_key(&domain) {
+            let (bundle, left_out) = read_bundle(&domain, &svid.bundle, &crls, now)?;
+            warnings.extend(left_out);
+            bundles.insert(domain, bundle);
+        }
+        // Of two SVIDs with one hint the first wins (W-15).
+        if !own.iter().any(|known| known.hint.is_some() && known.hint == credential.hint) {
+            own.push(Arc::new(credential));
+        }
+    }
+    for (name, der) in &message.federated_bundles {
+        let domain = TrustDomain::new(name.trim_end_matches('/'));
+        let read = domain.map_err(|error| format!("federated bundle `{name}`: {error}")).and_then(|domain| {
+            let bundle = read_bundle(&domain, der, &crls, now).map_err(|problem| problem.to_string())?;
+            Ok((domain, bundle))
+        });
+        match read {
+            Ok((domain, (bundle, left_out))) => {
+                warnings.extend(left_out);
+                bundles.entry(domain).or_insert(bundle);
+            }
+            Err(why) => warnings.push(why),
+        }
+    }
+    Ok((Material { own, trust: Some(Arc::new(Trust::Spiffe(bundles))) }, warnings))
+}
+
+fn read_svid(svid: &X509svid, now: SystemTime) -> Result<(Credential, TrustDomain), Problem> {
+    let what = format!("SVID `{}`", svid.spiffe_id);
+    let malformed = |why: &str| Problem::new("svid_malformed", format!("{what} {why}"));
+    if svid.spiffe_id.is_empty() || svid.x509_svid.is_empty() || svid.x509_svid_key.is_empty() || svid.bundle.is_empty() {
+        return Err(malformed("lacks its ID, certificate, key or bundle"));
+    }
+    if svid.hint.len() > MAX_HINT_BYTES {
+        return Err(malformed("has a hint longer than 1024 bytes"));
+    }
+    let chain = split_der(&svid.x509_svid).ok_or_else(|| malformed("has a certificate that is not DER"))?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.x509_svid_key.to_vec()));
+    let mut credential = Credential::new(&what, chain, &key, now)?;
+    let id = credential.spiffe_id.clone().ok_or_else(|| malformed("has a certificate without exactly one SPIFFE ID"))?;
+    if id.to_string() != svid.spiffe_id {
+        return Err(malformed(&format!("has a certificate for {id}")));
+    }
+    credential.hint = (!svid.hint.is_empty()).then(|| svid.hint.clone());
+    Ok((credential, id.trust_domain().clone()))
+}
+
+fn read_bundle(
+    domain: &TrustDomain,
+    der: &[u8],
+    crls: &[CertificateRevocationListDer<'static>],
+    now: SystemTime,
+) -> Result<(Bundle, Vec<String>), Problem> {
+    let what = format!("the bundle of {domain}");
+    let certificates = split_der(der)
+        .ok_or_else(|| Problem::new("svid_malformed", format!("{what} is not a list of DER certificates")))?;
+    let (mut bundle, warnings) = Bundle::new(&what, certificates, now)?;
+    bundle.crls = crls.to_vec();
+    Ok((bundle, warnings))
+}
+
+fn read_crls(message: &X509svidResponse) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+    let read = |der: &bytes::Bytes| {
+        webpki::OwnedCertRevocationList::from_der(der).ok()?;
+        Some(CertificateRevocationListDer::from(der.to_vec()))
+    };
+    message.crl.iter().take(MAX_ITEMS).map(read).collect()
+}

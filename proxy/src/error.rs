@@ -122,6 +122,19 @@ impl Error {
 
     /// The one mapping of an error to a status.
     pub fn status(&self) -> StatusCode {
-        StatusCode::SERVICE_UNAVAILABLE
+        match self {
+            Self::Downstream { reason, .. } => match reason.code() {
+                "headers_too_large" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "header_timeout" => StatusCode::REQUEST_TIMEOUT,
+                _ => StatusCode::BAD_REQUEST,
+            },
+            Self::DownstreamClosed | Self::Connect { .. } | Self::Identity { .. } | Self::Limit(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Upstream { reason, .. } if *reason == Reason::UPSTREAM_PROTOCOL => StatusCode::BAD_GATEWAY,
+            Self::Upstream { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout { reason, .. } if *reason == Reason::HEADER_TIMEOUT => StatusCode::REQUEST_TIMEOUT,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
     }
 }

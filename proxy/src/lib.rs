@@ -14,11 +14,13 @@ pub mod net;
 pub mod observe;
 pub mod reason;
 pub mod registry;
+pub mod revoke;
 pub mod route;
+mod serve;
 pub mod tcp;
 pub mod tls;
 pub mod upstream;
 
-pub use conn::{ConnMeta, TlsMeta};
+pub use conn::{Alpn, ConnMeta, TlsMeta};
 pub use error::{Error, Origin, Retry};
 pub use reason::Reason;

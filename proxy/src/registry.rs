@@ -1,10 +1,24 @@
 //! The connection registry: every open connection with its identity, so that drain, revocation and policy changes are one mechanism.
+//!
+//! A connection's own task registers it, keeps the [`Entry`] as long as the connection lives, and listens for orders. The
+//! control side sees the [`Facts`] of all connections and orders by predicate. Touched once for each connection, never for
+//! each request: what a request asks ([`Entry::draining`]) is one relaxed load.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use identity::{ChainHash, PeerId};
+use foldhash::{HashMap, HashMapExt as _};
+use identity::{ChainHash, PeerId, PeerRule, ServerProfile};
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
 
-use crate::{ConnMeta, Reason};
+use crate::{ConnMeta, Reason, upstream::Transport};
 
 /// Which side of us a connection is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,31 +36,371 @@ pub enum Order {
     Drain {
         /// Why.
         reason: Reason,
-        /// When what still runs is cut.
-        deadline: std::time::Duration,
+        /// When what still runs is cut, from now.
+        deadline: Duration,
     },
     /// Decide again: `connection`, and `request` on open heads.
     Recheck,
 }
 
-/// All open connections of the process.
-#[derive(Debug, Default)]
-pub struct Registry {}
+/// A drain as a connection receives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Why.
+    pub reason: Reason,
+    /// When what still runs is cut.
+    pub deadline: Instant,
+}
 
-/// One open connection. Dropping it takes it out of the registry.
-#[derive(Debug)]
-pub struct Entry {
-    /// The connection, for downstream ones.
+/// What a connection rests on: whom to ask whether its peer may still be here.
+#[derive(Clone, Debug)]
+pub enum Guard {
+    /// A client that came in through this profile; the profile holds its rule.
+    Server(Arc<ServerProfile>),
+    /// An upstream reached by this transport, under the endpoint's own rule or the transport's.
+    Client {
+        /// Holds profile and rule.
+        transport: Arc<Transport>,
+        /// The endpoint's rule, where it brought one.
+        rule: Option<Arc<PeerRule>>,
+    },
+}
+
+impl Guard {
+    /// Whether the peer's chain still verifies and its identity still satisfies the rule. The error is the code of what it
+    /// broke.
+    pub fn recheck(&self, peer: Option<&PeerId>) -> Result<(), Reason> {
+        match self {
+            Self::Server(profile) => {
+                if let Some(peer) = peer {
+                    profile.recheck(peer).map_err(|failure| Reason::new(failure.code()))?;
+                }
+                profile.rule().check(peer).map_err(|denied| Reason::new(denied.code))
+            }
+            Self::Client { transport, rule } => {
+                let Transport::Tls(tls) = transport.as_ref() else { return Ok(()) };
+                if let Some(peer) = peer {
+                    tls.profile.recheck(peer).map_err(|failure| Reason::new(failure.code()))?;
+                }
+                let hot = tls.rule.load();
+                let rule = rule.as_deref().unwrap_or(&hot);
+                rule.check(peer).map_err(|denied| Reason::new(denied.code))
+            }
+        }
+    }
+
+    /// Address of what is shared: connections with the same one and the same chain are verified together.
+    fn place(&self) -> (usize, usize) {
+        match self {
+            Self::Server(profile) => (Arc::as_ptr(profile).addr(), 0),
+            Self::Client { transport, rule } => {
+                (Arc::as_ptr(transport).addr(), rule.as_ref().map_or(0, |rule| Arc::as_ptr(rule).addr()))
+            }
+        }
+    }
+}
+
+/// What the control side sees of a connection.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Which side.
+    pub role: Role,
+    /// Listener or cluster.
+    pub name: Arc<str>,
+    /// The connection, for downstream ones whose preface and handshake are done.
     pub meta: Option<Arc<ConnMeta>>,
     /// The peer, if it has an identity.
     pub peer: Option<Arc<PeerId>>,
-    /// Which side.
-    pub role: Role,
+    /// What it rests on; `None` for cleartext.
+    pub guard: Option<Guard>,
+}
+
+impl Facts {
+    /// A connection of which nothing more is known yet.
+    pub fn new(role: Role, name: Arc<str>) -> Self {
+        Self { role, name, meta: None, peer: None, guard: None }
+    }
+}
+
+/// Orders that a connection has not taken yet.
+#[derive(Debug, Default)]
+struct Inbox {
+    drain: Option<Drain>,
+    /// The drain was handed to the connection.
+    drain_taken: bool,
+    recheck: bool,
+}
+
+/// The shared part of an entry.
+struct Slot {
+    facts: Mutex<Facts>,
+    inbox: Mutex<Inbox>,
+    draining: AtomicBool,
+    notify: Notify,
+}
+
+impl Slot {
+    /// Puts an order into the inbox. Of two drains, the sooner deadline and its reason win.
+    fn order(&self, order: &Order) {
+        let mut inbox = self.inbox.lock();
+        match order {
+            Order::Recheck => inbox.recheck = true,
+            Order::Drain { reason, deadline } => {
+                let deadline = Instant::now() + *deadline;
+                if inbox.drain.as_ref().is_some_and(|present| present.deadline <= deadline) {
+                    return;
+                }
+                inbox.drain = Some(Drain { reason: reason.clone(), deadline });
+                inbox.drain_taken = false;
+                self.draining.store(true, Ordering::Relaxed);
+            }
+        }
+        drop(inbox);
+        self.notify.notify_one();
+    }
+}
+
+/// Locks are taken by connections once at each end; sixteen of them keep workers out of each other's way.
+const SHARDS: usize = 16;
+
+type Shard = Mutex<HashMap<u64, Arc<Slot>>>;
+
+/// All open connections of the process.
+pub struct Registry {
+    next: AtomicU64,
+    shards: [Shard; SHARDS],
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(0), shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// What a sweep verifies: one chain under one guard, whoever and how many present it.
+#[derive(Clone, Debug)]
+pub struct Presented {
+    /// What the connections rest on.
+    pub guard: Guard,
+    /// The chain; `None`: a client that presented none.
+    pub peer: Option<Arc<PeerId>>,
+}
+
+impl Presented {
+    /// Whether a connection is one of these.
+    pub fn is(&self, facts: &Facts) -> bool {
+        facts.guard.as_ref().is_some_and(|guard| guard.place() == self.guard.place())
+            && facts.peer.as_ref().map(|peer| peer.hash) == self.peer.as_ref().map(|peer| peer.hash)
+    }
 }
 
 impl Registry {
-    /// The distinct chains of open connections: what a sweep verifies, once each.
-    pub fn chains(&self) -> Vec<(ChainHash, Arc<PeerId>, Role)> {
-        Vec::new()
+    /// An empty registry.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Takes a connection in. It is out again when the entry is dropped.
+    pub fn register(self: &Arc<Self>, facts: Facts) -> Entry {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let slot = Arc::new(Slot {
+            facts: Mutex::new(facts),
+            inbox: Mutex::default(),
+            draining: AtomicBool::new(false),
+            notify: Notify::new(),
+        });
+        self.shard(id).lock().insert(id, Arc::clone(&slot));
+        Entry { registry: Arc::clone(self), id, slot }
+    }
+
+    /// Open connections of both sides.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// No connection is open.
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.lock().is_empty())
+    }
+
+    /// Open connections of one side.
+    pub fn count(&self, role: Role) -> usize {
+        let mut count = 0;
+        self.each(|facts, _| count += usize::from(facts.role == role));
+        count
+    }
+
+    /// The facts of every open connection.
+    pub fn facts(&self) -> Vec<Facts> {
+        let mut all = Vec::new();
+        self.each(|facts, _| all.push(facts.clone()));
+        all
+    }
+
+    /// The distinct chains of open connections, under each guard once: what a sweep verifies.
+    pub fn presented(&self) -> Vec<Presented> {
+        let mut distinct: HashMap<((usize, usize), Option<ChainHash>), Presented> = HashMap::new();
+        self.each(|facts, _| {
+            let Some(guard) = &facts.guard else { return };
+            let key = (guard.place(), facts.peer.as_ref().map(|peer| peer.hash));
+            distinct
+                .entry(key)
+                .or_insert_with(|| Presented { guard: guard.clone(), peer: facts.peer.clone() });
+        });
+        distinct.into_values().collect()
+    }
+
+    /// Gives an order to every connection that `pick` chooses, and says how many those were.
+    pub fn order(&self, order: &Order, pick: impl Fn(&Facts) -> bool) -> usize {
+        let mut count = 0;
+        self.each(|facts, slot| {
+            if pick(facts) {
+                slot.order(order);
+                count += 1;
+            }
+        });
+        count
+    }
+
+    fn each(&self, mut visit: impl FnMut(&Facts, &Slot)) {
+        for shard in &self.shards {
+            for slot in shard.lock().values() {
+                visit(&slot.facts.lock(), slot);
+            }
+        }
+    }
+
+    fn shard(&self, id: u64) -> &Shard {
+        let [first, ..] = &self.shards;
+        self.shards.get(id as usize % SHARDS).unwrap_or(first)
+    }
+}
+
+/// One open connection, held by its task. Dropping it takes it out of the registry.
+pub struct Entry {
+    registry: Arc<Registry>,
+    id: u64,
+    slot: Arc<Slot>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    /// Adds what was learned by preface and handshake. The caller must then ask the guard once more if its material changed
+    /// since the handshake, because a sweep may have passed in between.
+    pub fn learn(&self, add: impl FnOnce(&mut Facts)) {
+        add(&mut self.slot.facts.lock());
+    }
+
+    /// Whether a drain was ordered: the next answer says goodbye. One relaxed load.
+    pub fn draining(&self) -> bool {
+        self.slot.draining.load(Ordering::Relaxed)
+    }
+
+    /// The drain that was ordered, if any.
+    pub fn drain(&self) -> Option<Drain> {
+        self.slot.inbox.lock().drain.clone()
+    }
+
+    /// The next order. A second drain with a sooner deadline is handed out again. Cancel-safe.
+    pub async fn ordered(&self) -> Received {
+        loop {
+            if let Some(received) = self.take() {
+                return received;
+            }
+            self.slot.notify.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Received> {
+        let mut inbox = self.slot.inbox.lock();
+        if !inbox.drain_taken
+            && let Some(drain) = inbox.drain.clone()
+        {
+            inbox.drain_taken = true;
+            return Some(Received::Drain(drain));
+        }
+        std::mem::take(&mut inbox.recheck).then_some(Received::Recheck)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let _gone = self.registry.shard(self.id).lock().remove(&self.id);
+    }
+}
+
+/// An order as a connection receives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Finish what runs, close, cut at the deadline.
+    Drain(Drain),
+    /// Decide again.
+    Recheck,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(reason: Reason, secs: u64) -> Order {
+        Order::Drain { reason, deadline: Duration::from_secs(secs) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_reaches_the_picked_connections_alone_and_once() {
+        let registry = Registry::new();
+        let a = registry.register(Facts::new(Role::Downstream, "a".into()));
+        let b = registry.register(Facts::new(Role::Upstream, "b".into()));
+        let order = drain(Reason::TRUST_REMOVED, 5);
+        assert_eq!(registry.order(&order, |facts| facts.role == Role::Upstream), 1);
+        assert!(!a.draining());
+        assert!(b.draining());
+        let Received::Drain(received) = b.ordered().await else { panic!("not a drain") };
+        assert_eq!(received.reason, Reason::TRUST_REMOVED);
+        assert_eq!(received.deadline, Instant::now() + Duration::from_secs(5));
+        let again = tokio::time::timeout(Duration::from_secs(60), b.ordered()).await;
+        assert!(again.is_err(), "the same drain was handed out twice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sooner_of_two_drains_wins_in_either_order() {
+        let registry = Registry::new();
+        let entry = registry.register(Facts::new(Role::Downstream, "a".into()));
+        registry.order(&drain(Reason::DRAIN_TIMEOUT, 30), |_| true);
+        assert!(matches!(entry.ordered().await, Received::Drain(_)));
+        registry.order(&drain(Reason::TRUST_REMOVED, 5), |_| true);
+        let Received::Drain(second) = entry.ordered().await else { panic!("not a drain") };
+        assert_eq!(second.reason, Reason::TRUST_REMOVED);
+        registry.order(&drain(Reason::DRAIN_TIMEOUT, 30), |_| true);
+        assert_eq!(entry.drain().map(|drain| drain.reason), Some(Reason::TRUST_REMOVED));
+    }
+
+    #[tokio::test]
+    async fn a_recheck_wakes_a_waiting_connection() {
+        let registry = Registry::new();
+        let entry = registry.register(Facts::new(Role::Downstream, "a".into()));
+        let (received, _) = tokio::join!(entry.ordered(), async { registry.order(&Order::Recheck, |_| true) });
+        assert_eq!(received, Received::Recheck);
+    }
+
+    #[test]
+    fn dropping_an_entry_takes_it_out() {
+        let registry = Registry::new();
+        let entries: Vec<_> =
+            (0..40).map(|_| registry.register(Facts::new(Role::Downstream, "a".into()))).collect();
+        assert_eq!((registry.len(), registry.count(Role::Upstream)), (40, 0));
+        drop(entries);
+        assert!(registry.is_empty());
     }
 }

@@ -1,1 +1,15 @@
-//! Placeholder.
+//! HTTP: an unambiguous request in, hygiene both ways, relay with deadlines.
+
+mod body;
+mod engine;
+mod exchange;
+pub mod fields;
+mod framing;
+mod normalize;
+mod prepare;
+mod respond;
+mod timed;
+
+pub(crate) use engine::serve;
+pub use framing::{Reject, authority, message, request};
+pub use normalize::path as normalize_path;

@@ -1,13 +1,47 @@
 //! The one request body type and the one response body type of upstream connections.
 
 use std::{
+    cell::Cell,
+    fmt,
     pin::Pin,
-    task::{Context, Poll},
+    rc::Rc,
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
+
+/// What one direction of an exchange has carried, shared between its body and its record.
+#[derive(Debug)]
+pub struct Tally {
+    bytes: Cell<u64>,
+    active: Cell<Instant>,
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self { bytes: Cell::new(0), active: Cell::new(Instant::now()) })
+    }
+
+    /// Bytes of data so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// When the last frame passed.
+    pub fn active(&self) -> Instant {
+        self.active.get()
+    }
+
+    /// Counts a frame.
+    pub fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+        self.active.set(Instant::now());
+    }
+}
 
 /// The body of a request on its way upstream.
 #[derive(Debug, Default)]
@@ -16,60 +50,104 @@ pub enum ReqBody {
     #[default]
     Empty,
     /// Straight from the client.
-    Incoming(Incoming),
-    /// Whole in memory.
-    Full(Option<Bytes>),
+    Incoming(Incoming, Rc<Tally>),
 }
 
-/// The body of a response on its way downstream.
-#[derive(Debug, Default)]
-pub enum ResBody {
-    /// Nothing.
-    #[default]
-    Empty,
-    /// Straight from the upstream.
-    Incoming(Incoming),
-    /// Whole in memory.
-    Full(Option<Bytes>),
-}
+impl Body for ReqBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
 
-macro_rules! body {
-    ($name:ident) => {
-        impl Body for $name {
-            type Data = Bytes;
-            type Error = hyper::Error;
-
-            fn poll_frame(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-            ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-                match &mut *self {
-                    Self::Empty => Poll::Ready(None),
-                    Self::Incoming(body) => Pin::new(body).poll_frame(cx),
-                    Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-                }
-            }
-
-            fn is_end_stream(&self) -> bool {
-                match self {
-                    Self::Empty => true,
-                    Self::Incoming(body) => body.is_end_stream(),
-                    Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-                }
-            }
-
-            fn size_hint(&self) -> SizeHint {
-                match self {
-                    Self::Empty => SizeHint::with_exact(0),
-                    Self::Incoming(body) => body.size_hint(),
-                    Self::Full(bytes) => {
-                        SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-                    }
-                }
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self::Incoming(body, tally) = &mut *self else { return Poll::Ready(None) };
+        let mut frame = ready!(Pin::new(body).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame {
+            tally.add(frame.data_ref().map_or(0, Bytes::len));
+            if let Some(trailers) = frame.trailers_mut() {
+                crate::http::fields::strip_client_controls(trailers);
+                crate::http::fields::strip_hop_by_hop(trailers);
             }
         }
-    };
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Incoming(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Incoming(body, _) => body.size_hint(),
+        }
+    }
 }
 
-body!(ReqBody);
-body!(ResBody);
+/// What an upstream's body does when it ended whole: gives its connection back to the pool. Dropping it instead closes
+/// the connection.
+pub type AtEnd = Box<dyn FnOnce()>;
+
+/// The body of a response as it comes from the upstream.
+#[derive(Default)]
+pub struct ResBody {
+    body: Option<Incoming>,
+    at_end: Option<AtEnd>,
+}
+
+impl fmt::Debug for ResBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResBody").field("body", &self.body).finish_non_exhaustive()
+    }
+}
+
+impl ResBody {
+    /// A body from an upstream connection.
+    pub fn new(body: Incoming, at_end: AtEnd) -> Self {
+        let mut body = Self { body: Some(body), at_end: Some(at_end) };
+        body.end_if_over();
+        body
+    }
+
+    fn end_if_over(&mut self) {
+        if self.body.as_ref().is_none_or(Body::is_end_stream)
+            && let Some(at_end) = self.at_end.take()
+        {
+            at_end();
+        }
+    }
+}
+
+impl Body for ResBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        match &frame {
+            Some(Err(_)) => self.at_end = None,
+            Some(Ok(_)) => self.end_if_over(),
+            None => {
+                self.body = None;
+                self.end_if_over();
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}

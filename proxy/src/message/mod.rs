@@ -6,6 +6,6 @@ mod edits;
 mod head;
 
 pub use answer::Answer;
-pub use body::{ReqBody, ResBody};
+pub use body::{AtEnd, ReqBody, ResBody, Tally};
 pub use edits::{Edits, HeaderEdit, PathEdit};
 pub use head::{Fields, Head, RawFields, Scheme};

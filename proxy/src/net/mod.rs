@@ -1,8 +1,36 @@
 //! Listeners, workers and the server that owns them.
 
-use std::{net::SocketAddr, sync::Arc};
+mod listen;
+mod prefixed;
+pub(crate) mod proxy_protocol;
+mod worker;
 
-use crate::{limits::Limits, observe::Observe, route::Router};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    Reason,
+    limits::Limits,
+    observe::Observe,
+    registry::{Order, Registry, Role},
+    route::Router,
+    upstream::{AddressPolicy, Cluster},
+};
+
+use listen::Listening;
+pub use prefixed::Prefixed;
+pub(crate) use worker::Worker;
+use worker::WorkerHandle;
 
 /// What to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +67,19 @@ pub struct Settings {
     pub allow_dev_identity: bool,
 }
 
+/// Spawns on the worker's own thread: what it runs need not be `Send`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
 /// Why a server cannot start or a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}; {remedy}")]
@@ -61,43 +102,146 @@ pub enum Drained {
     Cut(usize),
 }
 
+/// What all workers share.
+pub(crate) struct Shared<R> {
+    pub(crate) table: ArcSwap<R>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) addresses: Arc<ArcSwap<AddressPolicy>>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) observe: Arc<Observe>,
+    /// Clusters in use, for the pools' sweeps.
+    pub(crate) clusters: ArcSwap<Vec<Arc<Cluster>>>,
+    pub(crate) connections: AtomicUsize,
+    pub(crate) handshakes: AtomicUsize,
+    pub(crate) allow_dev_identity: bool,
+}
+
 /// The data plane: workers, listeners, the published table.
 pub struct Server<R: Router> {
-    _table: std::marker::PhantomData<R>,
+    shared: Arc<Shared<R>>,
+    workers: Arc<Vec<WorkerHandle>>,
+    listening: Mutex<Vec<Listening>>,
+    /// Tables that were replaced: dropped here, never on a worker, once nobody uses them.
+    retired: Mutex<Vec<Arc<R>>>,
+}
+
+impl<R: Router> std::fmt::Debug for Server<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("workers", &self.workers.len()).finish_non_exhaustive()
+    }
 }
 
 impl<R: Router> Server<R> {
     /// Starts the workers with a first table.
-    pub fn start(settings: Settings, observe: Arc<Observe>, table: Arc<R>) -> Result<Arc<Self>, StartError> {
-        drop((settings, observe, table));
-        todo!()
+    pub fn start(
+        settings: Settings,
+        addresses: Arc<ArcSwap<AddressPolicy>>,
+        observe: Arc<Observe>,
+        table: Arc<R>,
+    ) -> Result<Arc<Self>, StartError> {
+        let shared = Arc::new(Shared {
+            table: ArcSwap::new(table),
+            limits: Arc::new(settings.limits),
+            addresses,
+            registry: Registry::new(),
+            observe,
+            clusters: ArcSwap::default(),
+            connections: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            allow_dev_identity: settings.allow_dev_identity,
+        });
+        let workers = (0..settings.workers.max(1)).map(|index| WorkerHandle::start(index, &shared));
+        let workers = workers.collect::<Result<Vec<_>, _>>().map_err(|source| StartError {
+            what: "start a worker thread".to_owned(),
+            source,
+            remedy: "lower --workers, or raise the limit of threads",
+        })?;
+        Ok(Arc::new(Self {
+            shared,
+            workers: Arc::new(workers),
+            listening: Mutex::default(),
+            retired: Mutex::default(),
+        }))
     }
 
-    /// Opens what is new, keeps what is there, drains what is gone. Each listener succeeds or fails by itself.
+    /// Opens what is new, keeps what is there, closes what is gone. Each listener succeeds or fails by itself. Must be
+    /// called on the control runtime, which accepts.
     pub fn set_listeners(&self, specs: Vec<ListenerSpec>) -> Vec<Result<(Arc<str>, SocketAddr), StartError>> {
-        drop(specs);
-        todo!()
+        let mut listening = self.listening.lock();
+        listening.retain(|open| {
+            let keep = specs.contains(open.spec());
+            if !keep {
+                open.close();
+            }
+            keep
+        });
+        let mut results = Vec::with_capacity(specs.len());
+        for spec in specs {
+            if let Some(open) = listening.iter().find(|open| *open.spec() == spec) {
+                results.push(Ok((Arc::clone(&spec.name), open.addr())));
+                continue;
+            }
+            let opened = Listening::open(spec, &self.shared, &self.workers);
+            results.push(opened.map(|open| {
+                let named = (Arc::clone(&open.spec().name), open.addr());
+                listening.push(open);
+                named
+            }));
+        }
+        results
     }
 
     /// Name and address of each open listener.
     pub fn listeners(&self) -> Vec<(Arc<str>, SocketAddr)> {
-        todo!()
+        self.listening.lock().iter().map(|open| (Arc::clone(&open.spec().name), open.addr())).collect()
     }
 
     /// Publishes a table: every worker renews its view, also an idle one; retired tables are dropped off the workers.
-    pub fn publish(&self, table: Arc<R>) {
-        drop(table);
-        todo!()
+    pub fn publish(&self, table: Arc<R>, clusters: Vec<Arc<Cluster>>) {
+        let old = self.shared.table.swap(table);
+        self.shared.clusters.store(Arc::new(clusters));
+        for worker in self.workers.iter() {
+            worker.renew();
+        }
+        let mut retired = self.retired.lock();
+        retired.push(old);
+        retired.retain(|table| Arc::strong_count(table) > 1);
     }
 
     /// The registry of connections.
-    pub fn registry(&self) -> &Arc<crate::registry::Registry> {
-        todo!()
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.shared.registry
     }
 
     /// Drains: accepts for `drain_delay`, then closes the listeners, says goodbye on every connection, waits for the
     /// deadline, cuts what is left, and ends the workers.
     pub async fn drain(&self) -> Drained {
-        todo!()
+        /// Cut connections have this long to go away.
+        const GRACE: Duration = Duration::from_secs(1);
+        let limits = Arc::clone(&self.shared.limits);
+        tokio::time::sleep(limits.drain_delay).await;
+        let closing: Vec<_> = self.listening.lock().drain(..).collect();
+        for open in closing {
+            open.close_and_wait().await;
+        }
+        let order = Order::Drain { reason: Reason::DRAIN_TIMEOUT, deadline: limits.drain_timeout };
+        let deadline = Instant::now() + limits.drain_timeout;
+        self.shared.registry.order(&order, |facts| facts.role == Role::Downstream);
+        while self.open() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let left = self.open();
+        let gone = Instant::now() + GRACE;
+        while self.open() > 0 && Instant::now() < gone {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for worker in self.workers.iter() {
+            worker.stop();
+        }
+        if left == 0 { Drained::Clean } else { Drained::Cut(left) }
+    }
+
+    fn open(&self) -> usize {
+        self.shared.connections.load(Relaxed)
     }
 }

@@ -2,11 +2,26 @@
 //!
 //! A blocked log pipe never stalls a worker: lines are dropped and counted.
 
+mod collect;
+mod log;
 mod record;
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
 
 pub use record::Record;
+
+use crate::Reason;
+use log::LogWriter;
 
 /// Form of the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,27 +34,93 @@ pub enum AccessLog {
     Json,
 }
 
+/// A gauge that the program adds: name, help, and its values by labels at the moment of a scrape.
+pub struct ExtraGauge {
+    /// Metric name.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// Labels and value of each series.
+    pub read: Box<dyn Fn() -> Vec<(Vec<(&'static str, String)>, f64)> + Send + Sync>,
+}
+
+impl std::fmt::Debug for ExtraGauge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExtraGauge").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// Process-wide side of metrics and access log.
 #[derive(Debug)]
 pub struct Observe {
     access_log: AccessLog,
+    log: LogWriter,
+    slabs: Mutex<Vec<Arc<Slab>>>,
+    /// What the control side counts.
+    control: Arc<Slab>,
+    extras: Mutex<Vec<ExtraGauge>>,
+}
+
+/// Upper bounds of the latency buckets, in microseconds.
+const BUCKETS_US: [u64; 14] =
+    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
+
+/// The counters of one worker, written by it alone and read at scrape.
+#[derive(Debug, Default)]
+struct Slab {
+    counters: [AtomicU64; Counter::COUNT],
+    gauges: [AtomicI64; Gauge::COUNT],
+    /// Requests by status class: none, 1xx to 5xx.
+    classes: [AtomicU64; 6],
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    latency_sum_us: AtomicU64,
+    /// Everything that is not `ok`, by reason: off the hot path.
+    reasons: Mutex<HashMap<Reason, u64>>,
+    /// How late the worker's timer last was, in microseconds: a stuck worker shows here.
+    loop_lag_us: AtomicU64,
 }
 
 impl Observe {
     /// Starts the log writer (stdout).
     pub fn new(access_log: AccessLog) -> Arc<Self> {
-        Arc::new(Self { access_log })
+        let log = LogWriter::start(access_log != AccessLog::Off);
+        let control = Arc::new(Slab::default());
+        let slabs = Mutex::new(vec![Arc::clone(&control)]);
+        Arc::new(Self { access_log, log, slabs, control, extras: Mutex::default() })
     }
 
-    /// The slab of a worker, written by that worker alone and summed at scrape.
-    pub fn worker(self: &Arc<Self>, index: usize) -> Rc<WorkerObserve> {
-        let _ = index;
-        Rc::new(WorkerObserve { process: Arc::clone(self) })
+    /// The slab of a new worker, written by that worker alone and summed at scrape.
+    pub fn worker(self: &Arc<Self>) -> Rc<WorkerObserve> {
+        let slab = Arc::new(Slab::default());
+        self.slabs.lock().push(Arc::clone(&slab));
+        Rc::new(WorkerObserve { process: Arc::clone(self), slab })
     }
 
-    /// Form of the access log.
-    pub fn access_log(&self) -> AccessLog {
-        self.access_log
+    /// Adds a gauge of the program's own.
+    pub fn register(&self, gauge: ExtraGauge) {
+        self.extras.lock().push(gauge);
+    }
+
+    /// Everything in the Prometheus text format.
+    pub fn render(&self) -> String {
+        collect::render(self)
+    }
+
+    /// Adds one to a counter from the control thread, on a slab of its own.
+    pub(crate) fn count_on_control(&self, counter: Counter) {
+        if let Some(cell) = self.control.counters.get(counter as usize) {
+            cell.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The sum of a counter over all workers.
+    pub fn total(&self, counter: Counter) -> u64 {
+        self.slabs.lock().iter().filter_map(|slab| slab.counters.get(counter as usize)).map(|c| c.load(Relaxed)).sum()
+    }
+
+    /// Waits until every line that was accepted is written.
+    pub fn flush(&self) {
+        self.log.flush();
     }
 }
 
@@ -47,27 +128,63 @@ impl Observe {
 #[derive(Debug)]
 pub struct WorkerObserve {
     process: Arc<Observe>,
+    slab: Arc<Slab>,
+}
+
+/// Adds to a cell that only this thread writes: no locked instruction.
+fn bump(cell: Option<&AtomicU64>, by: u64) {
+    if let Some(cell) = cell {
+        cell.store(cell.load(Relaxed).wrapping_add(by), Relaxed);
+    }
 }
 
 impl WorkerObserve {
     /// Adds one to a counter.
     pub fn count(&self, counter: Counter) {
-        let _ = (counter, &self.process);
+        bump(self.slab.counters.get(counter as usize), 1);
     }
 
     /// Adds to a gauge (connections, streams in flight): positive or negative.
     pub fn gauge(&self, gauge: Gauge, by: i64) {
-        let _ = (gauge, by);
+        if let Some(cell) = self.slab.gauges.get(gauge as usize) {
+            cell.store(cell.load(Relaxed).wrapping_add(by), Relaxed);
+        }
+    }
+
+    /// Notes how late the worker's timer was.
+    pub fn loop_lag(&self, lag: Duration) {
+        self.slab.loop_lag_us.store(micros(lag), Relaxed);
     }
 
     /// Counts a finished request or connection and writes its access line.
     pub fn record(&self, record: &Record<'_>) {
-        let _ = record;
+        let slab = &self.slab;
+        bump(slab.classes.get(usize::from(record.status / 100).min(5)), 1);
+        let took = micros(record.duration);
+        let bucket = BUCKETS_US.iter().position(|bound| took <= *bound).unwrap_or(BUCKETS_US.len());
+        bump(slab.buckets.get(bucket), 1);
+        bump(Some(&slab.latency_sum_us), took);
+        if record.reason != Reason::OK {
+            *slab.reasons.lock().entry(record.reason.clone()).or_default() += 1;
+        }
+        let line = match self.process.access_log {
+            AccessLog::Off => return,
+            AccessLog::Json => record.to_json(),
+            AccessLog::Text => record.to_text(),
+        };
+        if !self.process.log.write(line) {
+            self.count(Counter::AccessLogDropped);
+        }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Events that are counted by name. Each limit and timeout of `docs/contract.md` has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
 #[non_exhaustive]
 pub enum Counter {
     /// Client connections accepted.
@@ -122,6 +239,7 @@ pub enum Counter {
 
 /// Values that go up and down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
 #[non_exhaustive]
 pub enum Gauge {
     /// Open client connections.
@@ -130,4 +248,47 @@ pub enum Gauge {
     RequestsActive,
     /// Open upstream connections.
     UpstreamOpen,
+}
+
+impl Counter {
+    const COUNT: usize = Self::ALL.len();
+
+    /// Every counter with its metric name, in order of declaration.
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::DownstreamConnections, "selvedge_downstream_connections"),
+        (Self::MaxConnections, "selvedge_max_connections"),
+        (Self::MaxHandshakes, "selvedge_max_handshakes"),
+        (Self::HandshakeTimeout, "selvedge_handshake_timeout"),
+        (Self::HandshakeFailed, "selvedge_handshake_failed"),
+        (Self::Handshakes, "selvedge_handshakes"),
+        (Self::HeaderTimeout, "selvedge_header_timeout"),
+        (Self::IdleTimeout, "selvedge_idle_timeout"),
+        (Self::StreamIdleTimeout, "selvedge_stream_idle_timeout"),
+        (Self::HeadersTooLarge, "selvedge_headers_too_large"),
+        (Self::MaxResets, "selvedge_max_resets"),
+        (Self::BadFraming, "selvedge_bad_framing"),
+        (Self::AcceptErrors, "selvedge_accept_errors"),
+        (Self::UpstreamConnections, "selvedge_upstream_connections"),
+        (Self::UpstreamReuses, "selvedge_upstream_reuses"),
+        (Self::UpstreamConnectFailures, "selvedge_upstream_connect_failures"),
+        (Self::ConnectTimeout, "selvedge_connect_timeout"),
+        (Self::UpstreamHandshakes, "selvedge_upstream_handshakes"),
+        (Self::UpstreamHandshakeFailed, "selvedge_upstream_handshake_failed"),
+        (Self::UpstreamTimeout, "selvedge_upstream_timeout"),
+        (Self::Retries, "selvedge_retries"),
+        (Self::UpstreamNotVerified, "selvedge_upstream_not_verified"),
+        (Self::AccessLogDropped, "selvedge_access_log_dropped"),
+        (Self::DrainCut, "selvedge_drain_cut"),
+    ];
+}
+
+impl Gauge {
+    const COUNT: usize = Self::ALL.len();
+
+    /// Every gauge with its metric name, in order of declaration.
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::DownstreamOpen, "selvedge_downstream_open"),
+        (Self::RequestsActive, "selvedge_requests_active"),
+        (Self::UpstreamOpen, "selvedge_upstream_open"),
+    ];
 }

@@ -1,6 +1,8 @@
 //! The record of one request (HTTP) or connection (TCP): what the access log says.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+
+use identity::SpiffeId;
 
 use crate::{ConnMeta, Reason, route::Dice, upstream::Attempts};
 
@@ -43,4 +45,123 @@ pub struct Record<'a> {
     pub request_id: &'a str,
     /// Trace id of `traceparent`; empty for none.
     pub trace_id: &'a str,
+}
+
+impl Record<'_> {
+    /// One JSON object with the keys of `docs/contract.md`, in their order.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let mut line = Line(String::with_capacity(512));
+        line.text("time", &now());
+        line.text("method", self.method);
+        line.text("authority", self.authority);
+        line.text("path", self.path);
+        line.text("protocol", self.protocol);
+        line.number("status", u128::from(self.status));
+        line.text("flags", self.flags());
+        line.text("reason", self.reason.code());
+        line.number("duration_us", self.duration.as_micros());
+        line.number("bytes_in", u128::from(self.bytes_in));
+        line.number("bytes_out", u128::from(self.bytes_out));
+        line.text("downstream", &self.client.to_string());
+        line.text("downstream_tls", self.conn.tls.as_ref().map_or("", |tls| tls.version));
+        let downstream_id = self.conn.peer_id.as_ref().and_then(|peer| peer.spiffe_id.as_ref());
+        line.text("downstream_spiffe_id", &id(downstream_id));
+        line.text("route", self.route);
+        line.text("cluster", self.cluster);
+        line.text("upstream", &self.attempts.upstream.map(|addr| addr.to_string()).unwrap_or_default());
+        line.text("upstream_tls", self.attempts.tls.unwrap_or_default());
+        let upstream_id = self.attempts.peer.as_ref().and_then(|peer| peer.spiffe_id.as_ref());
+        line.text("upstream_spiffe_id", &id(upstream_id));
+        line.text("local_spiffe_id", &id(self.attempts.local_id.as_ref()));
+        line.number("attempts", u128::from(self.attempts.count));
+        line.number("dice", u128::from(self.dice.value()));
+        line.text("request_id", self.request_id);
+        line.text("trace_id", self.trace_id);
+        line.end()
+    }
+
+    /// One line for people.
+    pub(super) fn to_text(&self) -> Vec<u8> {
+        let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { clean(text) };
+        let upstream = self.attempts.upstream.map(|addr| addr.to_string()).unwrap_or_default();
+        let line = format!(
+            "{} {} \"{} {} {}\" {} {} {} {}us in={} out={} host={} route={} cluster={} upstream={} id={}\n",
+            now(),
+            self.client,
+            clean(self.method),
+            clean(self.path),
+            self.protocol,
+            self.status,
+            dash(self.flags()),
+            self.reason.code(),
+            self.duration.as_micros(),
+            self.bytes_in,
+            self.bytes_out,
+            dash(self.authority),
+            dash(self.route),
+            dash(self.cluster),
+            dash(&upstream),
+            dash(self.request_id),
+        );
+        line.into_bytes()
+    }
+
+    /// Envoy's response flag for the reason, where it has one.
+    fn flags(&self) -> &'static str {
+        match self.reason.code() {
+            "no_route" | "no_host" => "NR",
+            "no_endpoints" => "UH",
+            "upstream_connect_failed" | "upstream_connect_timeout" | "upstream_tls_failed" | "upstream_dns" => "UF",
+            "upstream_timeout" => "UT",
+            "upstream_reset" => "UC",
+            "upstream_overflow" => "UO",
+            "upstream_protocol" => "UPE",
+            "downstream_reset" => "DC",
+            "stream_idle_timeout" => "SI",
+            "bad_framing" | "bad_request" | "bad_host" | "bad_path" | "headers_too_large" => "DPE",
+            _ => "",
+        }
+    }
+}
+
+/// A JSON object being written.
+struct Line(String);
+
+impl Line {
+    fn key(&mut self, key: &str) {
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, "\"{key}\":");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        match serde_json::to_string(value) {
+            Ok(quoted) => self.0.push_str(&quoted),
+            Err(_cannot_happen) => self.0.push_str("\"\""),
+        }
+    }
+
+    fn number(&mut self, key: &str, value: u128) {
+        self.key(key);
+        let _ = write!(self.0, "{value}");
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.push_str("}\n");
+        self.0.into_bytes()
+    }
+}
+
+fn id(id: Option<&SpiffeId>) -> String {
+    id.map(ToString::to_string).unwrap_or_default()
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// Control characters would let a client forge lines.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || c == '"' { '?' } else { c }).collect()
 }

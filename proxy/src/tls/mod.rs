@@ -1,1 +1,126 @@
-//! Placeholder.
+//! Step 3, handshake: one server profile by SNI, loaded once; the client's identity before the first application byte.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use identity::{PeerId, ServerProfile, verify};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
+
+use crate::{
+    ConnMeta, Reason, TlsMeta,
+    conn::Alpn,
+    http,
+    net::{Layer, Prefixed, Worker},
+    observe::Counter,
+    registry::{Entry, Guard},
+    route::{Accept, Hello, Router},
+    tcp,
+    upstream::version,
+};
+
+type Io = Prefixed<TcpStream>;
+
+/// Terminates TLS (or passes it through) and serves what is inside.
+pub(crate) async fn serve<R: Router>(worker: Rc<Worker<R>>, stream: Io, mut meta: ConnMeta, entry: Entry, layer: Layer) {
+    let shared = &worker.shared;
+    if shared.handshakes.fetch_add(1, Relaxed) >= shared.limits.max_handshakes {
+        shared.handshakes.fetch_sub(1, Relaxed);
+        worker.observe.count(Counter::MaxHandshakes);
+        return;
+    }
+    let done = timeout(shared.limits.handshake_timeout, handshake(&worker, stream, &mut meta)).await;
+    shared.handshakes.fetch_sub(1, Relaxed);
+    let stream = match done {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(failed)) => {
+            worker.observe.count(Counter::HandshakeFailed);
+            let (listener, peer, sni) = (&meta.listener, meta.client(), meta.sni.as_deref());
+            tracing::warn!(%listener, %peer, sni, reason = failed.reason.code(), "TLS handshake: {}", failed.message);
+            return;
+        }
+        Err(_late) => {
+            worker.observe.count(Counter::HandshakeTimeout);
+            return;
+        }
+    };
+    worker.observe.count(Counter::Handshakes);
+    let meta = Arc::new(meta);
+    entry.learn(|facts| {
+        facts.meta = Some(Arc::clone(&meta));
+        facts.peer.clone_from(&meta.peer_id);
+        facts.guard = meta.tls.as_ref().map(|tls| Guard::Server(Arc::clone(&tls.profile)));
+    });
+    match layer {
+        Layer::Http => http::serve(worker, stream, meta, entry).await,
+        Layer::Tcp => tcp::serve(worker, stream, meta, entry, None).await,
+    }
+}
+
+/// Why a handshake did not lead to a connection: for our log.
+struct Failed {
+    reason: Reason,
+    message: String,
+}
+
+impl Failed {
+    fn new(reason: impl Into<Reason>, message: impl ToString) -> Self {
+        Self { reason: reason.into(), message: message.to_string() }
+    }
+}
+
+async fn handshake<R: Router>(
+    worker: &Worker<R>,
+    stream: Io,
+    meta: &mut ConnMeta,
+) -> Result<TlsStream<Io>, Failed> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
+    let start = start.map_err(|error| Failed::new(Reason::HANDSHAKE_FAILED, error))?;
+    let hello = start.client_hello();
+    meta.sni = hello.server_name().map(|name| name.to_ascii_lowercase().into());
+    let offered: Vec<&[u8]> = hello.alpn().into_iter().flatten().collect();
+    let seen = Hello { sni: meta.sni.as_deref(), alpn: &offered };
+    let profile = match worker.view().accept(meta, Some(&seen)) {
+        Accept::Terminate(profile) => profile,
+        Accept::Refuse(reason) => return Err(Failed::new(reason, "refused by the server name")),
+        // Passing TLS through needs the ClientHello's bytes, which the acceptor has consumed: `TLS` listeners with
+        // passthrough routes decide before it (`Layer::Tcp` without `tls`).
+        Accept::Passthrough(_) | Accept::Plain => {
+            return Err(Failed::new(Reason::INTERNAL, "a TLS connection that nobody terminates"));
+        }
+    };
+    let current = profile.current().map_err(|problem| Failed::new(problem.code, &problem.message))?;
+    if current.credential.dev && !worker.shared.allow_dev_identity && !meta.local.ip().to_canonical().is_loopback() {
+        let message = "a certificate of the dev authority is not presented beyond loopback without --allow-dev-identity";
+        return Err(Failed::new(Reason::SERVER_IDENTITY_UNAVAILABLE, message));
+    }
+    let stream = start.into_stream(Arc::clone(&current.config)).await;
+    let stream = stream.map_err(|error| match verify::failure_of(&error) {
+        Some(failure) => Failed::new(failure.code(), &error),
+        None => Failed::new(Reason::HANDSHAKE_FAILED, &error),
+    })?;
+    let session = stream.get_ref().1;
+    meta.peer_id = authorise(&profile, session.peer_certificates())?;
+    meta.alpn = session.alpn_protocol().map(|alpn| match alpn {
+        b"h2" => Alpn::H2,
+        b"http/1.1" => Alpn::Http1,
+        _ => Alpn::Other,
+    });
+    meta.tls = Some(TlsMeta {
+        version: session.protocol_version().map_or("TLS", version),
+        cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default(),
+        profile,
+    });
+    Ok(stream)
+}
+
+fn authorise(
+    profile: &ServerProfile,
+    chain: Option<&[rustls_pki_types::CertificateDer<'_>]>,
+) -> Result<Option<Arc<PeerId>>, Failed> {
+    let peer = profile.peer(chain).map_err(|failure| Failed::new(failure.code(), failure))?;
+    profile.rule().check(peer.as_deref()).map_err(|denied| Failed::new(denied.code, &denied.message))?;
+    Ok(peer)
+}

@@ -1,10 +1,17 @@
 //! Clusters: long-lived, carried by key from table to table.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
-use super::{Endpoint, Transport, TransportKey};
+use super::{Endpoint, Transport, TransportKey, endpoint::Load, resolve::Resolver};
 
 /// Settings of a cluster that are replaced in place and are never part of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,14 +47,46 @@ pub enum EndpointOrigin {
 }
 
 /// Which upstream addresses may be connected to; asked after DNS.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AddressPolicy {
-    /// Loopback, link-local and metadata addresses are allowed (files on a laptop).
-    pub allow_local: bool,
+    /// Loopback addresses are allowed (files on a laptop).
+    pub allow_loopback: bool,
     /// Allowed in any case.
     pub allow: Vec<ipnet::IpNet>,
     /// Our own listening and admin addresses: never an upstream unless allowed explicitly.
     pub own: Vec<SocketAddr>,
+}
+
+impl AddressPolicy {
+    /// Why an address is refused, if it is.
+    pub fn refuses(&self, addr: SocketAddr) -> Option<&'static str> {
+        let ip = addr.ip().to_canonical();
+        if self.allow.iter().any(|net| net.contains(&ip)) {
+            return None;
+        }
+        if is_link_local(ip) {
+            return Some("is link-local (cloud metadata lives there)");
+        }
+        if ip.is_unspecified() || ip.is_multicast() {
+            return Some("is not the address of one host");
+        }
+        if ip.is_loopback() && !self.allow_loopback {
+            return Some("is loopback");
+        }
+        let same = |own: &SocketAddr| {
+            own.port() == addr.port() && (own.ip().to_canonical() == ip || (own.ip().is_unspecified() && ip.is_loopback()))
+        };
+        self.own.iter().any(same).then_some("is one of our own listeners")
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    /// The metadata service of EC2 over IPv6.
+    const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == METADATA_V6,
+    }
 }
 
 /// A cluster. Pools and balancer state hang on it and outlive tables.
@@ -61,10 +100,128 @@ pub struct Cluster {
     pub transport: Arc<Transport>,
     /// Hot settings.
     pub policy: ArcSwap<ClusterPolicy>,
+    endpoints: ArcSwap<Vec<Endpoint>>,
+    /// Whether the endpoints are known: the answer of DNS may be outstanding, or an error.
+    known: watch::Sender<Known>,
+}
+
+/// Whether a cluster's endpoints are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// DNS has not answered yet.
+    Pending,
+    /// They are what they are.
+    Yes,
+    /// DNS says there is no such name, or cannot be asked; the last good endpoints stay.
+    Failed(Arc<str>),
+}
+
+impl Cluster {
     /// Present endpoints.
-    pub endpoints: ArcSwap<Vec<Endpoint>>,
+    pub fn endpoints(&self) -> Arc<Vec<Endpoint>> {
+        self.endpoints.load_full()
+    }
+
+    /// Whether the endpoints are known.
+    pub fn known(&self) -> watch::Receiver<Known> {
+        self.known.subscribe()
+    }
+
+    /// Replaces the addresses; what balancing knows of those that stay is kept.
+    pub fn set_addresses(&self, addresses: &[SocketAddr]) {
+        let old = self.endpoints.load();
+        let kept = |addr: &SocketAddr| old.iter().find(|endpoint| endpoint.addr == *addr).map(|e| Arc::clone(&e.load));
+        let endpoint = |addr: &SocketAddr| Endpoint {
+            addr: *addr,
+            transport: Arc::clone(&self.transport),
+            peer: None,
+            weight: 1,
+            zone: None,
+            load: kept(addr).unwrap_or_else(|| Arc::new(Load::default())),
+        };
+        let same = old.len() == addresses.len() && old.iter().zip(addresses).all(|(endpoint, addr)| endpoint.addr == *addr);
+        if !same {
+            self.endpoints.store(Arc::new(addresses.iter().map(endpoint).collect()));
+        }
+        self.known.send_replace(Known::Yes);
+    }
+
+    pub(super) fn resolve_failed(&self, why: &str) {
+        self.known.send_replace(Known::Failed(why.into()));
+    }
 }
 
 /// All clusters of the process, by key: the control side gets or creates them when it builds a table.
 #[derive(Debug)]
-pub struct Clusters {}
+pub struct Clusters {
+    by_key: Mutex<HashMap<TransportKey, Weak<Cluster>>>,
+    /// `None`: nothing is looked up (explain, check).
+    resolver: Option<Resolver>,
+}
+
+impl Clusters {
+    /// An empty registry. Names are looked up by `resolver`; without one DNS clusters stay without endpoints.
+    pub fn new(resolver: Option<Resolver>) -> Self {
+        Self { by_key: Mutex::default(), resolver }
+    }
+
+    /// The cluster of a key: the one that is there, with its pools and balancer state, or a new one. Policy and static
+    /// addresses are replaced in place.
+    pub fn get(
+        &self,
+        key: &TransportKey,
+        name: &Arc<str>,
+        origin: &EndpointOrigin,
+        make_transport: impl FnOnce() -> Transport,
+    ) -> Arc<Cluster> {
+        let mut by_key = self.by_key.lock();
+        by_key.retain(|_, cluster| cluster.strong_count() > 0);
+        let found = by_key.get(key).and_then(Weak::upgrade);
+        let cluster = found.unwrap_or_else(|| {
+            let cluster = Arc::new(Cluster {
+                key: key.clone(),
+                name: Arc::clone(name),
+                transport: Arc::new(make_transport()),
+                policy: ArcSwap::default(),
+                endpoints: ArcSwap::default(),
+                known: watch::channel(Known::Pending).0,
+            });
+            by_key.insert(key.clone(), Arc::downgrade(&cluster));
+            if let (EndpointOrigin::Dns, Some(resolver)) = (origin, &self.resolver) {
+                resolver.follow(&cluster);
+            }
+            cluster
+        });
+        if let EndpointOrigin::Static(addresses) = origin {
+            cluster.set_addresses(addresses);
+        }
+        cluster
+    }
+
+    /// Every cluster that is in use.
+    pub fn all(&self) -> Vec<Arc<Cluster>> {
+        let mut all: Vec<_> = self.by_key.lock().values().filter_map(Weak::upgrade).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_no_upstream_may_have() {
+        let own = vec!["[::]:8080".parse().expect("addr"), "127.0.0.1:8877".parse().expect("addr")];
+        let strict = AddressPolicy { allow_loopback: false, allow: Vec::new(), own: own.clone() };
+        for bad in ["127.0.0.1:1", "[::1]:1", "169.254.169.254:80", "[fe80::1]:80", "[::ffff:169.254.169.254]:80", "0.0.0.0:80", "[fd00:ec2::254]:80", "[::ffff:127.0.0.1]:5", "224.0.0.1:80"] {
+            assert!(strict.refuses(bad.parse().expect(bad)).is_some(), "{bad}");
+        }
+        assert!(strict.refuses("10.0.0.1:80".parse().expect("addr")).is_none());
+        let laptop = AddressPolicy { allow_loopback: true, allow: vec!["169.254.1.0/24".parse().expect("net")], own };
+        assert!(laptop.refuses("127.0.0.1:9000".parse().expect("addr")).is_none());
+        assert!(laptop.refuses("127.0.0.1:8877".parse().expect("addr")).is_some());
+        assert!(laptop.refuses("127.0.0.1:8080".parse().expect("addr")).is_some());
+        assert!(laptop.refuses("169.254.1.9:80".parse().expect("addr")).is_none());
+    }
+}

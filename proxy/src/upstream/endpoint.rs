@@ -1,6 +1,13 @@
 //! An endpoint: an address with the transport and the identity that belong to it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 use identity::{ClientProfile, PeerRule};
@@ -13,11 +20,67 @@ pub struct Endpoint {
     /// How.
     pub transport: Arc<Transport>,
     /// A rule of this endpoint alone (mesh members); `None`: the transport's.
-    pub peer: Option<PeerRule>,
+    pub peer: Option<Arc<PeerRule>>,
     /// Relative weight, at least 1.
     pub weight: u32,
     /// Zone, for locality.
     pub zone: Option<Arc<str>>,
+    /// What balancing knows of it; kept by address when the list changes.
+    pub load: Arc<Load>,
+}
+
+/// How long an endpoint that could not be reached is tried last.
+const PENALTY_MS: u64 = 5_000;
+
+/// What balancing knows of an endpoint, over all workers.
+#[derive(Debug, Default)]
+pub struct Load {
+    in_flight: AtomicU32,
+    /// Milliseconds since the process began; 0: never failed.
+    failed_at: AtomicU64,
+}
+
+impl Load {
+    /// Requests under way.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Could not be reached a short while ago.
+    pub fn is_penalised(&self) -> bool {
+        let failed = self.failed_at.load(Relaxed);
+        failed != 0 && since_start() < failed + PENALTY_MS
+    }
+
+    pub(super) fn failed(&self) {
+        self.failed_at.store(since_start().max(1), Relaxed);
+    }
+
+    pub(super) fn reached(&self) {
+        self.failed_at.store(0, Relaxed);
+    }
+}
+
+/// A request under way to an endpoint; ends when dropped.
+#[derive(Debug)]
+pub(super) struct Lease(Arc<Load>);
+
+impl Lease {
+    pub(super) fn new(load: &Arc<Load>) -> Self {
+        load.in_flight.fetch_add(1, Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+fn since_start() -> u64 {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How an endpoint is reached.

@@ -1,13 +1,20 @@
 //! Upstreams: clusters and their endpoints, addresses, balancing, pools, connecting, retries.
 
+mod balance;
 mod cluster;
+mod connect;
 mod endpoint;
 mod key;
+mod pool;
+mod resolve;
 mod retry;
 mod send;
+mod stream;
 
-pub use cluster::{AddressPolicy, Cluster, ClusterPolicy, Clusters, EndpointOrigin};
-pub use endpoint::{Endpoint, Transport, UpstreamTls};
+pub use cluster::{AddressPolicy, Cluster, ClusterPolicy, Clusters, EndpointOrigin, Known};
+pub(crate) use connect::version;
+pub use endpoint::{Endpoint, Load, Transport, UpstreamTls};
 pub use key::{Protocol, RuleRef, ServiceRef, Tag, TlsKey, TransportKey};
+pub use resolve::Resolver;
 pub use retry::{RetryOn, RetryPolicy};
 pub use send::{Attempts, Upstream, UpstreamIo};

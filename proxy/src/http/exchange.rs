@@ -1,0 +1,331 @@
+//! One request from its head to its record: route, prepare, dispatch, answer.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until};
+
+use super::{body::OutBody, fields, framing, normalize, prepare, respond, timed::Phase};
+use crate::{
+    ConnMeta, Error, Reason,
+    message::{Answer, Fields, Head, ReqBody, ResBody, Scheme, Tally},
+    net::Worker,
+    observe::{Counter, Gauge, Record},
+    registry::Entry,
+    route::{Action, Decision, Dice, Route, RouteId, Router, View},
+    upstream::Attempts,
+};
+
+/// What the requests of a connection share.
+pub(super) struct Conn<R> {
+    pub(super) worker: Rc<Worker<R>>,
+    pub(super) meta: Arc<ConnMeta>,
+    pub(super) phase: Rc<Phase>,
+    pub(super) entry: Rc<Entry>,
+}
+
+/// One request under way. Dropping it writes its record, also when the client has vanished.
+pub(super) struct Exchange<R: Router> {
+    conn: Rc<Conn<R>>,
+    view: View<R>,
+    start: Instant,
+    method: http::Method,
+    path: String,
+    version: Version,
+    dice: Dice,
+    grpc: bool,
+    up: Rc<Tally>,
+    down: Rc<Tally>,
+    ended: Cell<bool>,
+    /// End of the whole request, and the idle limit; `None`: none.
+    limits: Cell<(Option<Instant>, Option<Duration>)>,
+    outcome: RefCell<Outcome>,
+}
+
+/// What is learned on the way.
+struct Outcome {
+    authority: String,
+    status: u16,
+    grpc_status: Option<u16>,
+    reason: Reason,
+    why: RouteId,
+    cluster: Option<Arc<str>>,
+    attempts: Attempts,
+    request_id: String,
+    trace_id: String,
+}
+
+/// Serves one request.
+pub(super) async fn serve<R: Router>(conn: Rc<Conn<R>>, request: Request<Incoming>) -> Response<OutBody<R>> {
+    let exchange = Exchange::begin(conn, &request);
+    let result = exchange.route(request).await;
+    let mut response = match result {
+        Ok(response) => response,
+        Err(answer) => exchange.answer(answer),
+    };
+    if exchange.version != Version::HTTP_2 && exchange.conn.entry.draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    exchange.outcome.borrow_mut().status = response.status().as_u16();
+    response
+}
+
+impl<R: Router> Exchange<R> {
+    fn begin(conn: Rc<Conn<R>>, request: &Request<Incoming>) -> Rc<Self> {
+        conn.phase.begin();
+        conn.worker.observe.gauge(Gauge::RequestsActive, 1);
+        let grpc = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        Rc::new(Self {
+            view: conn.worker.view(),
+            conn,
+            start: Instant::now(),
+            method: request.method().clone(),
+            path: request.uri().path_and_query().map_or_else(|| "*".to_owned(), ToString::to_string),
+            version: request.version(),
+            dice: Dice::new(fastrand::u8(..100)),
+            grpc,
+            up: Tally::new(),
+            down: Tally::new(),
+            ended: Cell::new(false),
+            limits: Cell::new((None, None)),
+            outcome: RefCell::new(Outcome {
+                authority: String::new(),
+                status: 0,
+                grpc_status: None,
+                reason: Reason::OK,
+                why: RouteId::None,
+                cluster: None,
+                attempts: Attempts::default(),
+                request_id: String::new(),
+                trace_id: String::new(),
+            }),
+        })
+    }
+
+    /// Steps 4 to 9.
+    async fn route(self: &Rc<Self>, mut request: Request<Incoming>) -> Result<Response<OutBody<R>>, Answer> {
+        let view = self.view.clone();
+        let meta = &self.conn.meta;
+        let policy = view.http(meta);
+        let refuse = |reject: framing::Reject| self.refuse(reject);
+        framing::request(self.version, request.headers()).map_err(refuse)?;
+        if request.method() == http::Method::CONNECT {
+            return Err(Answer::new(http::StatusCode::METHOD_NOT_ALLOWED, Reason::BAD_REQUEST));
+        }
+        let authority = framing::authority(self.version, request.uri(), request.headers()).map_err(refuse)?;
+        self.outcome.borrow_mut().authority.clone_from(&authority);
+        let uri = request.uri().clone();
+        let raw_path = if uri.path().is_empty() { "/" } else { uri.path() };
+        let path = normalize::path(raw_path, policy.merge_slashes, policy.reject_escaped_slashes).map_err(refuse)?;
+        fields::strip_client_controls(request.headers_mut());
+        let request_id = fields::request_id(request.headers_mut(), policy.preserve_request_id);
+        {
+            let mut outcome = self.outcome.borrow_mut();
+            outcome.request_id = request_id;
+            fields::trace_id(request.headers()).clone_into(&mut outcome.trace_id);
+        }
+        let scheme = if meta.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let decision = view.request(
+            &Head {
+                method: request.method().as_str(),
+                scheme,
+                authority: &authority,
+                path: &path,
+                query: uri.query(),
+                fields: Fields::Typed(request.headers()),
+                conn: meta,
+            },
+            self.dice,
+        );
+        self.outcome.borrow_mut().why = decision.why;
+        let route = self.admit(&view, &decision)?;
+        let target = prepare::Target {
+            authority: &authority,
+            path: &path,
+            query: uri.query(),
+            scheme,
+            conn: meta,
+            policy,
+            edits: view.edits(decision.edits),
+        };
+        self.forward(request, route, &target).await.map_err(|error| self.failed(&error))
+    }
+
+    /// Step 6: go on, or a final answer.
+    fn admit<'a>(&self, view: &'a View<R>, decision: &Decision) -> Result<&'a Route, Answer> {
+        match &decision.action {
+            Action::Forward(ix) => Ok(view.route(*ix)),
+            Action::Respond(answer) => Err(Answer::clone(answer)),
+            Action::Close(reason) => Err(Answer::new(http::StatusCode::FORBIDDEN, reason.clone())),
+            // A tunnel wants an upgrade, which HTTP does not offer yet.
+            Action::Tunnel(_) => Err(Answer::new(http::StatusCode::FORBIDDEN, Reason::BAD_REQUEST)),
+        }
+    }
+
+    /// Steps 7 to 9, under the request's deadlines.
+    async fn forward(
+        self: &Rc<Self>,
+        request: Request<Incoming>,
+        route: &Route,
+        target: &prepare::Target<'_>,
+    ) -> Result<Response<OutBody<R>>, Error> {
+        let process = &self.conn.worker.shared.limits;
+        let some = |limit: Duration| (!limit.is_zero()).then_some(limit);
+        let timeout = some(route.timeout.unwrap_or(process.upstream_timeout));
+        let idle = some(route.idle_timeout.unwrap_or(process.stream_idle_timeout));
+        self.limits.set((timeout.map(|timeout| self.start + timeout), idle));
+        self.outcome.borrow_mut().cluster = Some(Arc::clone(&route.cluster.name));
+        let body = |incoming: Incoming| {
+            use http_body::Body as _;
+            if incoming.is_end_stream() { ReqBody::Empty } else { ReqBody::Incoming(incoming, Rc::clone(&self.up)) }
+        };
+        let request = prepare::upstream_request(request, body, target)?;
+        let mut attempts = Attempts::default();
+        let sent = self.within_deadlines(self.conn.worker.upstream.send(route, request, &mut attempts)).await;
+        self.outcome.borrow_mut().attempts = attempts;
+        let response = sent?;
+        let framed = framing::message(response.version(), response.headers());
+        if framed.is_err() || response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            let upstream = route.cluster.name.to_string();
+            let message = "an answer with ambiguous framing, or an upgrade nobody asked for".to_owned();
+            return Err(Error::Upstream { upstream, reason: Reason::UPSTREAM_PROTOCOL, retry: crate::Retry::Never, message });
+        }
+        Ok(self.relay(response, target))
+    }
+
+    fn relay(self: &Rc<Self>, response: Response<ResBody>, target: &prepare::Target<'_>) -> Response<OutBody<R>> {
+        let (mut parts, body) = response.into_parts();
+        prepare::response_fields(&mut parts.headers, target.edits, target.policy);
+        self.note_trailers(&parts.headers);
+        let mut out = Response::new(OutBody::upstream(body, Rc::clone(self)));
+        *out.status_mut() = parts.status;
+        *out.headers_mut() = parts.headers;
+        out
+    }
+
+    /// Waits for the head of the answer.
+    async fn within_deadlines<T>(&self, sending: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::pin!(sending);
+        loop {
+            let Some((at, reason)) = self.next_deadline() else { return sending.await };
+            tokio::select! {
+                sent = &mut sending => return sent,
+                () = sleep_until(at) => {
+                    // Bytes of the request may have moved the idle deadline meanwhile.
+                    if self.next_deadline().is_some_and(|(at, _)| at <= Instant::now()) {
+                        self.count_timeout(&reason);
+                        return Err(Error::Timeout { reason, after: self.start.elapsed() });
+                    }
+                }
+            }
+        }
+    }
+
+    /// The deadline that comes first, and its reason.
+    pub(super) fn next_deadline(&self) -> Option<(Instant, Reason)> {
+        let (end, idle) = self.limits.get();
+        let active = self.up.active().max(self.down.active());
+        let idle = idle.map(|idle| (active + idle, Reason::STREAM_IDLE));
+        let end = end.map(|end| (end, Reason::UPSTREAM_TIMEOUT));
+        [end, idle].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn count_timeout(&self, reason: &Reason) {
+        let counter = if *reason == Reason::STREAM_IDLE { Counter::StreamIdleTimeout } else { Counter::UpstreamTimeout };
+        self.conn.worker.observe.count(counter);
+    }
+
+    fn refuse(&self, reject: framing::Reject) -> Answer {
+        if reject.reason == Reason::BAD_FRAMING {
+            self.conn.worker.observe.count(Counter::BadFraming);
+        }
+        tracing::debug!(reason = reject.reason.code(), "request refused: {}", reject.message);
+        let mut answer = Answer::new(reject.status, reject.reason);
+        // What follows on this connection could be read in two ways.
+        answer.headers.push((header::CONNECTION, HeaderValue::from_static("close")));
+        answer
+    }
+
+    fn failed(&self, error: &Error) -> Answer {
+        let why = self.outcome.borrow().why;
+        tracing::warn!(route = self.view.name(why), reason = error.reason().code(), "{error}");
+        respond::of_error(error)
+    }
+
+    fn answer(self: &Rc<Self>, answer: Answer) -> Response<OutBody<R>> {
+        self.outcome.borrow_mut().reason = answer.reason.clone();
+        let (response, body) = respond::response(answer, self.grpc);
+        let mut response = response.map(|()| OutBody::full(body, Rc::clone(self)));
+        let policy = self.view.http(&self.conn.meta);
+        response.headers_mut().insert(header::SERVER, prepare::server_name(policy));
+        if self.version == Version::HTTP_2 {
+            response.headers_mut().remove(header::CONNECTION);
+        }
+        self.note_trailers(response.headers());
+        response
+    }
+
+    /// Counts bytes of the response.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.down.add(bytes);
+    }
+
+    /// Keeps the gRPC status, which comes in the trailers or, alone, in the head.
+    pub(super) fn note_trailers(&self, fields: &HeaderMap) {
+        if self.grpc && let Some(Ok(status)) = fields.get("grpc-status").map(HeaderValue::to_str) {
+            self.outcome.borrow_mut().grpc_status = status.parse().ok();
+        }
+    }
+
+    /// The response has ended whole.
+    pub(super) fn finish(&self) {
+        self.ended.set(true);
+    }
+
+    /// The response was cut.
+    pub(super) fn fail(&self, reason: &Reason) {
+        if matches!(reason.code(), "upstream_timeout" | "stream_idle_timeout") {
+            self.count_timeout(reason);
+        }
+        self.ended.set(true);
+        self.outcome.borrow_mut().reason = reason.clone();
+    }
+}
+
+impl<R: Router> Drop for Exchange<R> {
+    fn drop(&mut self) {
+        self.conn.phase.end();
+        self.conn.worker.observe.gauge(Gauge::RequestsActive, -1);
+        let outcome = self.outcome.borrow();
+        let vanished = !self.ended.get() && outcome.reason == Reason::OK;
+        self.conn.worker.observe.record(&Record {
+            conn: &self.conn.meta,
+            method: self.method.as_str(),
+            authority: &outcome.authority,
+            path: &self.path,
+            protocol: if self.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+            status: outcome.status,
+            grpc_status: outcome.grpc_status,
+            reason: if vanished { Reason::DOWNSTREAM_RESET } else { outcome.reason.clone() },
+            duration: self.start.elapsed(),
+            bytes_in: self.up.bytes(),
+            bytes_out: self.down.bytes(),
+            client: self.conn.meta.client(),
+            route: self.view.name(outcome.why),
+            cluster: outcome.cluster.as_deref().unwrap_or_default(),
+            attempts: &outcome.attempts,
+            dice: self.dice,
+            request_id: &outcome.request_id,
+            trace_id: &outcome.trace_id,
+        });
+    }
+}

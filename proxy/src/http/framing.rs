@@ -1,0 +1,145 @@
+//! Framing: what two parsers could read differently is refused (RFC 9112 6.1, 6.3).
+
+use http::{HeaderMap, StatusCode, Uri, Version, header};
+
+use crate::Reason;
+
+/// Why a message is refused, before anything of it was forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Status for the client.
+    pub status: StatusCode,
+    /// The code.
+    pub reason: Reason,
+    /// What exactly, for the log.
+    pub message: &'static str,
+}
+
+impl Reject {
+    pub(super) fn framing(message: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason: Reason::BAD_FRAMING, message }
+    }
+
+    fn host(message: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason: Reason::BAD_HOST, message }
+    }
+}
+
+/// Whether the framing of a message has one reading.
+pub fn message(version: Version, headers: &HeaderMap) -> Result<(), Reject> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() {
+        return Err(Reject::framing("several Content-Length fields"));
+    }
+    if length.is_some_and(|length| length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)) {
+        return Err(Reject::framing("Content-Length is not a number"));
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if version != Version::HTTP_11 {
+        return Err(Reject::framing("Transfer-Encoding outside HTTP/1.1"));
+    }
+    if length.is_some() {
+        return Err(Reject::framing("both Content-Length and Transfer-Encoding"));
+    }
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(Reject::framing("a Transfer-Encoding other than chunked"));
+    }
+    Ok(())
+}
+
+/// Whether a request may go on: its framing, and `Expect` by exact value.
+pub fn request(version: Version, headers: &HeaderMap) -> Result<(), Reject> {
+    message(version, headers)?;
+    let mut expects = headers.get_all(header::EXPECT).iter();
+    match (expects.next(), expects.next()) {
+        (None, _) => Ok(()),
+        (Some(expect), None) if expect.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(()),
+        _ => Err(Reject {
+            status: StatusCode::EXPECTATION_FAILED,
+            reason: Reason::BAD_REQUEST,
+            message: "an Expect other than 100-continue",
+        }),
+    }
+}
+
+/// Host and port of a request, lower case: the target's if it is absolute, otherwise the one Host field.
+pub fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<String, Reject> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Reject::host("several Host fields"));
+    }
+    let text = match host.map(http::HeaderValue::to_str) {
+        Some(Ok(text)) => Some(text),
+        Some(Err(_not_text)) => return Err(Reject::host("Host is not text")),
+        None => None,
+    };
+    let target = uri.authority().map(http::uri::Authority::as_str);
+    if let (Version::HTTP_2, Some(target), Some(host)) = (version, target, text)
+        && !target.eq_ignore_ascii_case(host)
+    {
+        return Err(Reject::host("Host and :authority differ"));
+    }
+    let chosen = target.or(text).ok_or_else(|| Reject::host("no Host"))?;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%' | b'~');
+    if chosen.is_empty() || chosen.len() > 255 + 6 || !chosen.bytes().all(allowed) {
+        return Err(Reject::host("a Host that no name or address can be"));
+    }
+    Ok(chosen.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn framing_with_two_readings_is_refused() {
+        let bad: [&[(&str, &str)]; 7] = [
+            &[("content-length", "1"), ("content-length", "1")],
+            &[("content-length", "1"), ("transfer-encoding", "chunked")],
+            &[("content-length", "+1")],
+            &[("content-length", "1, 1")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "xchunked")],
+        ];
+        for fields in bad {
+            assert!(message(Version::HTTP_11, &headers(fields)).is_err(), "{fields:?}");
+        }
+        assert!(message(Version::HTTP_10, &headers(&[("transfer-encoding", "chunked")])).is_err());
+        assert!(message(Version::HTTP_11, &headers(&[("transfer-encoding", "Chunked")])).is_ok());
+        assert!(message(Version::HTTP_11, &headers(&[("content-length", "10")])).is_ok());
+    }
+
+    #[test]
+    fn one_host_decides() {
+        let of = |uri: &'static str, fields: &[(&'static str, &'static str)]| {
+            authority(Version::HTTP_11, &Uri::from_static(uri), &headers(fields))
+        };
+        assert_eq!(of("/", &[("host", "A.example:80")]), Ok("a.example:80".to_owned()));
+        assert_eq!(of("http://b.example/", &[("host", "a.example")]), Ok("b.example".to_owned()));
+        assert!(of("/", &[]).is_err());
+        assert!(of("/", &[("host", "a"), ("host", "a")]).is_err());
+        assert!(of("/", &[("host", "u@a")]).is_err());
+        assert!(of("/", &[("host", "a/b")]).is_err());
+        assert!(of("/", &[("host", "")]).is_err());
+        let h2 = authority(Version::HTTP_2, &Uri::from_static("http://a/"), &headers(&[("host", "b")]));
+        assert!(h2.is_err());
+    }
+
+    #[test]
+    fn expect_counts_by_its_exact_value() {
+        assert!(request(Version::HTTP_11, &headers(&[("expect", "100-Continue")])).is_ok());
+        let refused = request(Version::HTTP_11, &headers(&[("expect", "100-continue, x")])).expect_err("refused");
+        assert_eq!(refused.status, StatusCode::EXPECTATION_FAILED);
+    }
+}

@@ -1,0 +1,58 @@
+//! The one mapping of errors and answers to responses, for HTTP and for gRPC.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::{Error, Reason, message::Answer};
+
+/// An answer for an error.
+pub(super) fn of_error(error: &Error) -> Answer {
+    let reason = error.reason();
+    let mut answer = Answer::new(error.status(), reason);
+    answer.body = Bytes::from_static(match answer.status {
+        StatusCode::GATEWAY_TIMEOUT => b"upstream request timeout",
+        StatusCode::SERVICE_UNAVAILABLE => b"no healthy upstream",
+        StatusCode::BAD_GATEWAY => b"upstream protocol error",
+        _ => b"",
+    });
+    if answer.reason == Reason::OVERFLOW {
+        let name = http::HeaderName::from_static("x-envoy-overloaded");
+        answer.headers.push((name, HeaderValue::from_static("true")));
+    }
+    answer
+}
+
+/// The response for an answer. A gRPC client gets a trailers-only answer instead of a status it does not read.
+pub(super) fn response(answer: Answer, grpc: bool) -> (Response<()>, Bytes) {
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    for (name, value) in answer.headers {
+        headers.append(name, value);
+    }
+    if grpc {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(grpc_status(answer.status)));
+        if let Ok(message) = HeaderValue::from_str(answer.reason.code()) {
+            headers.insert("grpc-message", message);
+        }
+        return (response, Bytes::new());
+    }
+    if !answer.body.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    *response.status_mut() = answer.status;
+    (response, answer.body)
+}
+
+/// gRPC's own mapping of HTTP statuses (grpc: doc/http-grpc-status-mapping.md); a timeout is DEADLINE_EXCEEDED, as in Envoy.
+pub(super) fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 | 431 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 => 14,
+        504 => 4,
+        _ => 2,
+    }
+}

@@ -1,0 +1,155 @@
+//! Step 1, accept: one listening socket for each listener; a connection goes to the least loaded worker.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{ListenerSpec, Shared, StartError, worker::WorkerHandle};
+use crate::{observe::Counter, route::Router};
+
+const BACKLOG: i32 = 1024;
+/// After an accept error that is not the connection's own (no descriptors, no memory).
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// An open listener with its accepting task.
+pub(super) struct Listening {
+    spec: ListenerSpec,
+    addr: SocketAddr,
+    closing: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Listening {
+    /// Binds and starts to accept.
+    pub(super) fn open<R: Router>(
+        spec: ListenerSpec,
+        shared: &Arc<Shared<R>>,
+        workers: &Arc<Vec<WorkerHandle>>,
+    ) -> Result<Self, StartError> {
+        let failed = |source: io::Error| StartError {
+            what: format!("listen on {} for {}", spec.bind, spec.name),
+            remedy: match source.kind() {
+                io::ErrorKind::AddrInUse => "another program (or a second copy of this one) has the port; choose another",
+                io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one",
+                _ => "is this an address of this machine?",
+            },
+            source,
+        };
+        let listener = bind(spec.bind).map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        let closing = CancellationToken::new();
+        let acceptor = Acceptor {
+            listener,
+            spec: Arc::new(ListenerSpec { bind: addr, ..spec.clone() }),
+            shared: Arc::clone(shared),
+            workers: Arc::clone(workers),
+        };
+        let task = tokio::spawn(acceptor.run(closing.clone()));
+        Ok(Self { spec, addr, closing, task: Mutex::new(Some(task)) })
+    }
+
+    pub(super) fn spec(&self) -> &ListenerSpec {
+        &self.spec
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops accepting once the queue is empty.
+    pub(super) fn close(&self) {
+        self.closing.cancel();
+    }
+
+    pub(super) async fn close_and_wait(self) {
+        self.closing.cancel();
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            // Ends by itself: the queue is finite once we stop.
+            let _panicked_if_err = task.await;
+        }
+    }
+}
+
+struct Acceptor<R> {
+    listener: TcpListener,
+    spec: Arc<ListenerSpec>,
+    shared: Arc<Shared<R>>,
+    workers: Arc<Vec<WorkerHandle>>,
+}
+
+impl<R: Router> Acceptor<R> {
+    async fn run(self, closing: CancellationToken) {
+        // Errors are counted on a slab of the acceptor's own: counters have one writer.
+        while let Some(accepted) = closing.run_until_cancelled(self.listener.accept()).await {
+            match accepted {
+                Ok((stream, peer)) => self.hand_over(stream, peer),
+                Err(error) => {
+                    tracing::warn!(listener = %self.spec.name, %error, "accept failed");
+                    self.count(Counter::AcceptErrors);
+                    if !is_connections_own(&error) {
+                        tokio::time::sleep(BACKOFF).await;
+                    }
+                }
+            }
+        }
+        // What the kernel has queued was promised to its clients.
+        while let Some(Ok((stream, peer))) = futures_util::FutureExt::now_or_never(self.listener.accept()) {
+            self.hand_over(stream, peer);
+        }
+    }
+
+    fn hand_over(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        if self.shared.connections.load(Relaxed) >= self.shared.limits.max_connections {
+            self.count(Counter::MaxConnections);
+            tracing::warn!(listener = %self.spec.name, "connection refused: --max-connections reached");
+            return;
+        }
+        let _not_fatal = stream.set_nodelay(true);
+        let Ok(stream) = stream.into_std() else { return };
+        let least = self.workers.iter().min_by_key(|worker| worker.load());
+        if let Some(worker) = least {
+            self.shared.connections.fetch_add(1, Relaxed);
+            worker.take(stream, peer, Arc::clone(&self.spec));
+        }
+    }
+
+    fn count(&self, counter: Counter) {
+        self.shared.observe.count_on_control(counter);
+    }
+}
+
+/// The client went away between SYN and accept: nothing is wrong with us.
+fn is_connections_own(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+/// Without reuse-port, so that a second copy is told. `::` takes IPv4 as well; where IPv6 is off, 0.0.0.0 is bound.
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    match socket(addr) {
+        Err(error) if addr.ip().is_unspecified() && addr.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse => {
+            socket(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port()))
+        }
+        bound => bound,
+    }
+}
+
+fn socket(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

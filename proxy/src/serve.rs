@@ -1,0 +1,131 @@
+//! One downstream connection: preface, handshake, then HTTP or bytes.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    ConnMeta, Reason,
+    conn::Alpn,
+    http,
+    net::{Layer, ListenerSpec, Prefixed, Worker},
+    observe::Counter,
+    registry::{Facts, Role},
+    route::{Accept, Router},
+    tcp, tls,
+};
+
+/// First bytes of HTTP/2 with prior knowledge (RFC 9113 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// First byte of a TLS record that holds a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Serves a connection to its end. Never fails: what went wrong is counted, logged and said to the client as far as its
+/// protocol allows.
+pub(crate) async fn connection<R: Router>(
+    worker: Rc<Worker<R>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    spec: Arc<ListenerSpec>,
+) {
+    worker.observe.count(Counter::DownstreamConnections);
+    let entry = worker.shared.registry.register(Facts::new(Role::Downstream, Arc::clone(&spec.name)));
+    let local = stream.local_addr().unwrap_or(spec.bind);
+    let mut meta = ConnMeta {
+        listener: Arc::clone(&spec.name),
+        listener_port: spec.bind.port(),
+        peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+        local,
+        original_dst: None,
+        proxy_protocol_source: None,
+        sni: None,
+        alpn: None,
+        tls: None,
+        peer_id: None,
+    };
+    let mut stream = Prefixed::new(bytes::Bytes::new(), stream);
+    let deadline = worker.shared.limits.handshake_timeout;
+    let first = timeout(deadline, preface(&worker, &mut stream, &mut meta, &spec)).await;
+    let tls = match first {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(reason)) => {
+            tracing::debug!(listener = %spec.name, %peer, reason = reason.code(), "connection closed");
+            return;
+        }
+        Err(_late) => {
+            worker.observe.count(Counter::HandshakeTimeout);
+            return;
+        }
+    };
+    if tls {
+        tls::serve(worker, stream, meta, entry, spec.layer).await;
+    } else {
+        match worker.view().accept(&meta, None) {
+            Accept::Plain => plain(worker, stream, meta, entry, spec.layer).await,
+            Accept::Passthrough(decision) => tcp::serve(worker, stream, Arc::new(meta), entry, Some(decision)).await,
+            Accept::Terminate(_) | Accept::Refuse(_) => {}
+        }
+    }
+}
+
+/// A cleartext connection after its preface.
+async fn plain<R: Router>(
+    worker: Rc<Worker<R>>,
+    mut stream: Prefixed<TcpStream>,
+    mut meta: ConnMeta,
+    entry: crate::registry::Entry,
+    layer: Layer,
+) {
+    if layer == Layer::Tcp {
+        return tcp::serve(worker, stream, Arc::new(meta), entry, None).await;
+    }
+    let idle = worker.shared.limits.idle_timeout;
+    let differs = |seen: &[u8]| !H2_PREFACE.starts_with(seen);
+    let seen = timeout(idle, stream.peek(H2_PREFACE.len(), |seen| !seen.is_empty() && differs(seen))).await;
+    match seen {
+        Ok(Ok(seen)) if seen == H2_PREFACE => meta.alpn = Some(Alpn::H2),
+        Ok(Ok(seen)) if seen.is_empty() => return,
+        Ok(Ok(_)) => {}
+        Ok(Err(_reset)) => return,
+        Err(_late) => {
+            worker.observe.count(Counter::IdleTimeout);
+            return;
+        }
+    }
+    http::serve(worker, stream, Arc::new(meta), entry).await;
+}
+
+/// Step 2: the PROXY protocol header, if one may or must come; then whether TLS follows.
+async fn preface<R: Router>(
+    worker: &Worker<R>,
+    stream: &mut Prefixed<TcpStream>,
+    meta: &mut ConnMeta,
+    spec: &ListenerSpec,
+) -> Result<bool, Reason> {
+    let gone = |_error: io::Error| Reason::DOWNSTREAM_RESET;
+    let peer = meta.peer.ip();
+    let trusted = worker.shared.limits.proxy_protocol_from.iter().any(|net| net.contains(&peer));
+    if spec.proxy_protocol || trusted {
+        use crate::net::proxy_protocol::{Header, MAX_BYTES, parse};
+        let complete = |seen: &[u8]| !matches!(parse(seen), Header::Incomplete);
+        let seen = stream.peek(MAX_BYTES, complete).await.map_err(gone)?;
+        match parse(&seen) {
+            // From peers that are not trusted a header says nothing, and nothing else may come on such a listener.
+            Header::Present { length, source } if trusted => {
+                stream.consume(length);
+                meta.proxy_protocol_source = source;
+            }
+            Header::Absent | Header::Incomplete if !spec.proxy_protocol => {}
+            _ => return Err(Reason::BAD_PROXY_PROTOCOL),
+        }
+    }
+    if !spec.tls {
+        return Ok(false);
+    }
+    let seen = stream.peek(1, |seen| !seen.is_empty()).await.map_err(gone)?;
+    match seen.first() {
+        Some(&TLS_HANDSHAKE) => Ok(true),
+        Some(_) => Ok(false),
+        None => Err(Reason::DOWNSTREAM_RESET),
+    }
+}

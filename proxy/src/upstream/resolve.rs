@@ -1,0 +1,85 @@
+//! Names to addresses, on the control side: one task for each DNS cluster, refreshed by TTL, last good kept.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
+use tokio::{runtime::Handle, time::Instant};
+
+use super::Cluster;
+
+/// Answers are asked again no sooner and no later than this, whatever their TTL.
+const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Looks names up and keeps clusters up to date.
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    dns: Option<TokioResolver>,
+    control: Handle,
+}
+
+impl Resolver {
+    /// The system's configuration; tasks run on the control runtime.
+    pub fn system(control: Handle) -> Self {
+        let dns = TokioResolver::builder_tokio().and_then(|mut builder| {
+            builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+            builder.build()
+        });
+        if let Err(error) = &dns {
+            tracing::warn!(%error, "no DNS: names without --resolve and without a Service manifest will not be found");
+        }
+        Self { dns: dns.ok(), control }
+    }
+
+    /// Follows a cluster's name for as long as the cluster lives. Literal addresses and localhost are known at once.
+    pub(super) fn follow(&self, cluster: &Arc<Cluster>) {
+        let service = &cluster.key.service;
+        if let Some(addresses) = literal(&service.host, service.port) {
+            cluster.set_addresses(&addresses);
+            return;
+        }
+        let Some(dns) = self.dns.clone() else {
+            cluster.resolve_failed("DNS is not configured on this machine");
+            return;
+        };
+        self.control.spawn(run(dns, Arc::downgrade(cluster)));
+    }
+}
+
+/// Ends with its cluster: it holds it only while a lookup runs.
+async fn run(dns: TokioResolver, cluster: Weak<Cluster>) {
+    loop {
+        let Some(cluster) = cluster.upgrade() else { return };
+        let service = &cluster.key.service;
+        let wait = match dns.lookup_ip(&*service.host).await {
+            Ok(found) => {
+                let mut addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, service.port)).collect();
+                addresses.sort_unstable();
+                addresses.dedup();
+                cluster.set_addresses(&addresses);
+                let ttl = found.valid_until().saturating_duration_since(Instant::now().into_std());
+                ttl.clamp(TTL_BOUNDS.0, TTL_BOUNDS.1)
+            }
+            Err(error) => {
+                tracing::debug!(host = %service.host, %error, "lookup failed");
+                cluster.resolve_failed(&format!("{} cannot be resolved: {error}", service.host));
+                RETRY
+            }
+        };
+        drop(cluster);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Addresses of a name that needs no DNS.
+fn literal(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+    if host == "localhost" {
+        return Some(vec![([127, 0, 0, 1], port).into(), (std::net::Ipv6Addr::LOCALHOST, port).into()]);
+    }
+    host.parse::<IpAddr>().ok().map(|ip| vec![SocketAddr::new(ip, port)])
+}

@@ -43,7 +43,7 @@ impl fmt::Display for ObjectRef {
 }
 
 /// One object as written, not yet understood.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq)]
 pub struct Document {
     /// Its key.
     pub object: ObjectRef,
@@ -57,8 +57,15 @@ pub struct Document {
     pub root: Node,
 }
 
+impl fmt::Debug for Document {
+    /// Without the contents: they may be a Secret's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document").field("object", &self.object).field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
 /// A value and the line it stands on (0 when it comes from a cluster).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Node {
     /// Line, from 1.
     pub line: u32,
@@ -66,32 +73,28 @@ pub struct Node {
     pub value: Value,
 }
 
-/// A YAML value under the JSON data model, order kept.
-#[derive(Clone, Debug, PartialEq)]
+/// A YAML value under the JSON data model (YAML 1.2 core schema: `yes` and `on` are text), order kept.
+#[derive(Clone, PartialEq)]
 pub enum Value {
     /// `null`, or nothing.
     Null,
-    /// A boolean.
+    /// `true` or `false`.
     Bool(bool),
-    /// A whole number.
-    Int(i64),
-    /// A number with a fraction.
-    Float(f64),
+    /// A number, as it was written.
+    Number(Box<str>),
     /// Text.
-    Text(String),
+    Text(Box<str>),
     /// A sequence.
     List(Vec<Node>),
     /// A mapping; keys are text and unique.
-    Map(Vec<(String, Node)>),
+    Map(Vec<(Box<str>, Node)>),
 }
 
 impl Node {
-    /// A field of a map by name.
+    /// A field of a map by name; a `null` counts as absent.
     pub fn get(&self, field: &str) -> Option<&Self> {
-        match &self.value {
-            Value::Map(fields) => fields.iter().find(|(name, _)| name == field).map(|(_, node)| node),
-            _ => None,
-        }
+        let found = self.fields().iter().find(|(name, _)| &**name == field).map(|(_, node)| node);
+        found.filter(|node| node.value != Value::Null)
     }
 
     /// A field by a dotted path: `spec.tls.ca_secret`.
@@ -99,11 +102,73 @@ impl Node {
         path.split('.').try_fold(self, |node, field| node.get(field))
     }
 
-    /// The text, if it is one.
+    /// The fields of a map; none for anything else.
+    pub fn fields(&self) -> &[(Box<str>, Self)] {
+        match &self.value {
+            Value::Map(fields) => fields,
+            _ => &[],
+        }
+    }
+
+    /// The items of a list; none for anything else.
+    pub fn items(&self) -> &[Self] {
+        match &self.value {
+            Value::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// Text, or a number or boolean as it was written: for fields that mean text.
     pub fn as_text(&self) -> Option<&str> {
         match &self.value {
-            Value::Text(text) => Some(text),
+            Value::Text(text) | Value::Number(text) => Some(text),
+            Value::Bool(true) => Some("true"),
+            Value::Bool(false) => Some("false"),
+            Value::Null | Value::List(_) | Value::Map(_) => None,
+        }
+    }
+
+    /// A whole number.
+    pub fn as_int(&self) -> Option<i64> {
+        match &self.value {
+            Value::Number(text) => text.parse().ok(),
             _ => None,
         }
     }
+
+    /// A boolean.
+    pub fn as_bool(&self) -> Option<bool> {
+        match &self.value {
+            Value::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// What kind of value it is, for messages.
+    pub fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Null => "nothing",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::Text(_) => "text",
+            Value::List(_) => "a list",
+            Value::Map(_) => "an object",
+        }
+    }
+}
+
+/// The values of a Kubernetes Secret: `data` in base64, `stringData` as text (it wins). The error names the line.
+pub fn secret_data(document: &Document) -> Result<BTreeMap<String, Vec<u8>>, (u32, String)> {
+    use base64::Engine as _;
+    let mut values = BTreeMap::new();
+    for (name, node) in document.root.get("data").map(Node::fields).unwrap_or_default() {
+        let text: String = node.as_text().unwrap_or_default().split_ascii_whitespace().collect();
+        let decoded = base64::engine::general_purpose::STANDARD.decode(text);
+        values.insert(name.to_string(), decoded.map_err(|_secret| (node.line, format!("data.{name} is not base64")))?);
+    }
+    for (name, node) in document.root.get("stringData").map(Node::fields).unwrap_or_default() {
+        let text = node.as_text().ok_or_else(|| (node.line, format!("stringData.{name} is {}, not text", node.kind())))?;
+        values.insert(name.to_string(), text.as_bytes().to_vec());
+    }
+    Ok(values)
 }

@@ -2,9 +2,14 @@
 
 pub mod document;
 pub mod files;
+mod parse;
 pub mod source;
 pub mod status;
+mod watch;
 
-pub use document::{Document, Kind, Node, ObjectRef, Origin, Value};
+pub use document::{Document, Kind, Node, ObjectRef, Origin, Value, secret_data};
+pub use files::{FileSource, LoadError};
+pub use parse::parse;
 pub use source::{Delivery, KindState, Set, Source, SourceError, Wants};
 pub use status::{Condition, StatusSink};
+pub use watch::FolderWatch;

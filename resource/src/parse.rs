@@ -1,0 +1,321 @@
+//! YAML (and JSON) text to located documents, on the events of a YAML parser.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+
+use crate::{Document, Kind, Node, ObjectRef, Origin, SourceError, Value};
+
+/// Most values of one file, aliases expanded: a "billion laughs" ends here.
+const MAX_NODES: usize = 5_000_000;
+/// Deepest nesting.
+const MAX_DEPTH: usize = 64;
+
+
+/// Reads every document of a text; `List` kinds are taken apart. The second part names single documents that are wrong;
+/// `Err`: the text is no YAML, and nothing of it counts.
+pub fn parse(path: &Arc<PathBuf>, text: &str, default_namespace: &str) -> Result<(Vec<Document>, Vec<SourceError>), SourceError> {
+    let error = |line: u32, message: String, remedy: &str| SourceError {
+        path: Some(Arc::clone(path)),
+        line,
+        message,
+        remedy: remedy.to_owned(),
+        kept_last_good: false,
+    };
+    let roots = Builder::default().build(text).map_err(|Broken { line, message }| {
+        error(line, message, "mend the YAML; until then the documents that were read before stay in use")
+    })?;
+    let mut reader = Reader { path, default_namespace, names: HashMap::new(), documents: Vec::new(), errors: Vec::new() };
+    for root in roots {
+        if let Err((line, message)) = reader.take(root) {
+            reader.errors.push(error(line, message, "give it apiVersion, kind and metadata.name"));
+        }
+    }
+    Ok((reader.documents, reader.errors))
+}
+
+struct Broken {
+    line: u32,
+    message: String,
+}
+
+impl From<ScanError> for Broken {
+    fn from(error: ScanError) -> Self {
+        Self { line: line(error.marker().line()), message: format!("not YAML: {}", error.info()) }
+    }
+}
+
+fn line(line: usize) -> u32 {
+    u32::try_from(line).unwrap_or(u32::MAX)
+}
+
+/// Builds values from events.
+#[derive(Default)]
+struct Builder {
+    open: Vec<Open>,
+    roots: Vec<Node>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+}
+
+/// A collection being read.
+struct Open {
+    line: u32,
+    anchor: usize,
+    content: Content,
+}
+
+enum Content {
+    List(Vec<Node>),
+    Map(Vec<(Box<str>, Node)>, Option<Box<str>>),
+}
+
+impl Builder {
+    fn build(mut self, text: &str) -> Result<Vec<Node>, Broken> {
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event?;
+            self.on(event, &span)?;
+        }
+        Ok(self.roots)
+    }
+
+    fn on(&mut self, event: Event<'_>, span: &Span) -> Result<(), Broken> {
+        let at = line(span.start.line());
+        match event {
+            Event::DocumentStart(..) => self.anchors.clear(),
+            Event::Scalar(text, style, anchor, _tag) => {
+                let value = scalar(&text, style);
+                self.put(Node { line: at, value }, anchor)?;
+            }
+            Event::SequenceStart(_, anchor, _) => self.enter(at, anchor, Content::List(Vec::new()))?,
+            Event::MappingStart(_, anchor, _) => self.enter(at, anchor, Content::Map(Vec::new(), None))?,
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some(Open { line, anchor, content }) = self.open.pop() {
+                    let value = match content {
+                        Content::List(items) => Value::List(items),
+                        Content::Map(fields, _) => Value::Map(merge(fields)),
+                    };
+                    self.put(Node { line, value }, anchor)?;
+                }
+            }
+            Event::Alias(anchor) => {
+                let node = self.anchors.get(&anchor).cloned();
+                let node = node.ok_or_else(|| Broken { line: at, message: "an alias without its anchor".to_owned() })?;
+                self.nodes += count(&node);
+                self.put(Node { line: at, ..node }, 0)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, line: u32, anchor: usize, content: Content) -> Result<(), Broken> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(Broken { line, message: format!("nested deeper than {MAX_DEPTH} levels") });
+        }
+        self.open.push(Open { line, anchor, content });
+        Ok(())
+    }
+
+    fn put(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(Broken { line: node.line, message: format!("more than {MAX_NODES} values in one file") });
+        }
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut().map(|open| &mut open.content) {
+            None => self.roots.push(node),
+            Some(Content::List(items)) => items.push(node),
+            Some(Content::Map(fields, key)) => match key.take() {
+                Some(name) => fields.push((name, node)),
+                None => {
+                    let name = node.as_text().ok_or_else(|| Broken {
+                        line: node.line,
+                        message: format!("a key that is {}, not text", node.kind()),
+                    })?;
+                    if name != "<<" && fields.iter().any(|(known, _)| &**known == name) {
+                        return Err(Broken { line: node.line, message: format!("the key `{name}` stands twice") });
+                    }
+                    *key = Some(name.into());
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Merge keys (`<<`): what is written wins over what is merged.
+fn merge(mut fields: Vec<(Box<str>, Node)>) -> Vec<(Box<str>, Node)> {
+    let Some(at) = fields.iter().position(|(name, _)| &**name == "<<") else { return fields };
+    let (_, merged) = fields.remove(at);
+    let sources = if merged.items().is_empty() { vec![merged] } else { merged.items().to_vec() };
+    for source in sources {
+        for (name, node) in source.fields() {
+            if !fields.iter().any(|(known, _)| known == name) {
+                fields.push((name.clone(), node.clone()));
+            }
+        }
+    }
+    fields
+}
+
+fn count(node: &Node) -> usize {
+    let fields = node.fields().iter().map(|(_, node)| count(node)).sum::<usize>();
+    1 + fields + node.items().iter().map(count).sum::<usize>()
+}
+
+/// The YAML 1.2 core schema for plain scalars; anything quoted is text.
+fn scalar(text: &str, style: ScalarStyle) -> Value {
+    if style != ScalarStyle::Plain {
+        return Value::Text(text.into());
+    }
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
+        _ if is_number(text) => Value::Number(text.into()),
+        _ => Value::Text(text.into()),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'))
+        && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.' | b'e' | b'E'))
+        && text.parse::<f64>().is_ok()
+}
+
+/// Takes documents apart into objects.
+struct Reader<'a> {
+    path: &'a Arc<PathBuf>,
+    default_namespace: &'a str,
+    /// Kinds, versions and namespaces repeat: one copy of each.
+    names: HashMap<String, Arc<str>>,
+    documents: Vec<Document>,
+    errors: Vec<SourceError>,
+}
+
+impl Reader<'_> {
+    fn name(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(text) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = text.into();
+        self.names.insert(text.to_owned(), Arc::clone(&name));
+        name
+    }
+
+    fn take(&mut self, root: Node) -> Result<(), (u32, String)> {
+        if root.value == Value::Null {
+            return Ok(());
+        }
+        let at = root.line;
+        let text = |path: &str| root.at(path).and_then(Node::as_text);
+        let api_version = text("apiVersion").ok_or_else(|| (at, "a document without apiVersion".to_owned()))?;
+        let kind = text("kind").ok_or_else(|| (at, "a document without kind".to_owned()))?;
+        if kind.ends_with("List") && matches!(root.get("items").map(|items| &items.value), Some(Value::List(_))) {
+            let Value::Map(fields) = root.value else { return Ok(()) };
+            for (_, items) in fields.into_iter().filter(|(name, _)| &**name == "items") {
+                let Value::List(items) = items.value else { continue };
+                for item in items {
+                    if let Err((line, message)) = self.take(item) {
+                        self.errors.push(SourceError {
+                            path: Some(Arc::clone(self.path)),
+                            line,
+                            message,
+                            remedy: "give it apiVersion, kind and metadata.name".to_owned(),
+                            kept_last_good: false,
+                        });
+                    }
+                }
+            }
+            return Ok(());
+        }
+        let name = text("metadata.name").ok_or_else(|| (at, format!("a {kind} without metadata.name")))?;
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let labels = root.at("metadata.labels").map(Node::fields).unwrap_or_default();
+        let labels: BTreeMap<String, String> =
+            labels.iter().filter_map(|(name, node)| Some((name.to_string(), node.as_text()?.to_owned()))).collect();
+        let namespace = text("metadata.namespace").unwrap_or(self.default_namespace);
+        let object = ObjectRef {
+            kind: Kind { group: self.name(group), kind: self.name(kind) },
+            namespace: self.name(namespace),
+            name: name.into(),
+        };
+        let version = self.name(version);
+        let origin = Origin::File { path: Arc::clone(self.path), line: at };
+        self.documents.push(Document { object, version, origin, labels, root });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Vec<Document>, Vec<SourceError>) {
+        parse(&Arc::new(PathBuf::from("x.yaml")), text, "default").expect("YAML")
+    }
+
+    #[test]
+    fn documents_know_their_lines() {
+        let (documents, errors) = read(
+            "---\napiVersion: getambassador.io/v3alpha1\nkind: Mapping\nmetadata:\n  name: a\n  labels: {x: y}\nspec:\n  prefix: /a/\n  weight: 10\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: b, namespace: n}\n",
+        );
+        assert!(errors.is_empty());
+        let [mapping, secret] = documents.as_slice() else { panic!("two documents") };
+        assert_eq!(mapping.object.to_string(), "Mapping default/a");
+        assert_eq!((&*mapping.version, &*mapping.object.kind.group), ("v3alpha1", "getambassador.io"));
+        assert_eq!(mapping.root.at("spec.prefix").map(|node| node.line), Some(8));
+        assert_eq!(mapping.root.at("spec.weight").and_then(Node::as_int), Some(10));
+        assert_eq!(mapping.labels["x"], "y");
+        assert_eq!(secret.object.to_string(), "Secret n/b");
+        assert_eq!(secret.origin, Origin::File { path: Arc::new(PathBuf::from("x.yaml")), line: 11 });
+    }
+
+    #[test]
+    fn text_stays_text() {
+        let (documents, _) = read("apiVersion: v1\nkind: X\nmetadata: {name: a}\nv: [yes, on, y, 1.10, \"1\", true, -5, 0x1f, ~]\n");
+        let values = documents[0].root.get("v").expect("v").items();
+        let texts: Vec<_> = values.iter().map(|node| (node.kind(), node.as_text().unwrap_or("-"))).collect();
+        assert_eq!(
+            texts,
+            [("text", "yes"), ("text", "on"), ("text", "y"), ("a number", "1.10"), ("text", "1"), ("a boolean", "true"), ("a number", "-5"), ("text", "0x1f"), ("nothing", "-")]
+        );
+    }
+
+    #[test]
+    fn lists_are_taken_apart_and_one_bad_item_is_alone() {
+        let (documents, errors) = read(
+            "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Service, metadata: {name: a}}\n- {kind: Service}\n- {apiVersion: v1, kind: Service, metadata: {name: b}}\n",
+        );
+        assert_eq!(documents.len(), 2);
+        assert_eq!(errors.iter().map(|error| error.line).collect::<Vec<_>>(), [5]);
+    }
+
+    #[test]
+    fn what_is_no_yaml_says_where() {
+        for (text, line) in [("a: [1\nb: 2\n", 2), ("a: 1\na: 2\n", 2)] {
+            let error = parse(&Arc::new(PathBuf::from("x.yaml")), text, "default").expect_err("no YAML");
+            assert_eq!(error.line, line, "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn anchors_merge_and_bombs_end() {
+        let (documents, _) = read("apiVersion: v1\nkind: X\nmetadata: {name: a}\nbase: &b {x: 1, y: 2}\nv: {<<: *b, y: 3}\n");
+        assert_eq!(documents[0].root.at("v.x").and_then(Node::as_int), Some(1));
+        assert_eq!(documents[0].root.at("v.y").and_then(Node::as_int), Some(3));
+        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for level in 1..9 {
+            let before = format!("*a{},", level - 1).repeat(10);
+            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", before.trim_end_matches(',')));
+        }
+        assert!(parse(&Arc::new(PathBuf::from("x.yaml")), &bomb, "default").is_err());
+    }
+}

@@ -65,6 +65,14 @@ impl fmt::Display for IdPattern {
 }
 
 impl IdPattern {
+    /// The trust domain, which no pattern leaves open.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        match self {
+            Self::Exact(id) => id.trust_domain(),
+            Self::Segments { trust_domain, .. } => trust_domain,
+        }
+    }
+
     /// Whether an ID is meant.
     pub fn matches(&self, id: &SpiffeId) -> bool {
         match self {

@@ -26,3 +26,8 @@ pub use profile::{
 };
 pub use source::{Source, SourceRef, SourceState, SourceStatus};
 pub use verify::VerifyFailure;
+
+/// A name that can be sent as SNI or verified: a DNS name or an address. `None` for anything else.
+pub fn server_name(text: &str) -> Option<rustls_pki_types::ServerName<'static>> {
+    rustls_pki_types::ServerName::try_from(text.trim_end_matches('.').to_owned()).ok()
+}

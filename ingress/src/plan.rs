@@ -42,6 +42,8 @@ pub struct ListenerPlan {
     pub http: HttpPolicy,
     /// Hosts bound to it, as indices into [`Plan::hosts`].
     pub hosts: Vec<usize>,
+    /// The listener's own port is taken off the authority before Hosts are compared (`strip_matching_host_port`).
+    pub strip_port: bool,
 }
 
 /// `Listener.securityModel`.
@@ -349,4 +351,72 @@ pub enum RedirectPath {
         /// The substitution.
         substitution: Arc<str>,
     },
+}
+
+impl HostGlob {
+    /// Reads a glob: `*` only at the start or at the end; anywhere else it is plain text.
+    pub fn parse(text: &str) -> Self {
+        let text = text.to_ascii_lowercase();
+        match (text.strip_prefix('*'), text.strip_suffix('*')) {
+            (Some(""), _) => Self::Any,
+            (Some(suffix), _) => Self::Suffix(suffix.into()),
+            (None, Some(prefix)) => Self::Prefix(prefix.into()),
+            (None, None) => Self::Exact(text.into()),
+        }
+    }
+
+    /// Whether a lower-case name is meant. A star stands for one or more characters.
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => **exact == *name,
+            Self::Suffix(suffix) => name.len() > suffix.len() && name.ends_with(&**suffix),
+            Self::Prefix(prefix) => name.len() > prefix.len() && name.starts_with(&**prefix),
+        }
+    }
+
+    /// Whether some name is meant by both (emissary.md 3.1).
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) | (_, Self::Any) | (Self::Suffix(_), Self::Prefix(_)) | (Self::Prefix(_), Self::Suffix(_)) => true,
+            (Self::Exact(name), glob) | (glob, Self::Exact(name)) => glob.matches(name),
+            (Self::Suffix(a), Self::Suffix(b)) => a.ends_with(&**b) || b.ends_with(&**a),
+            (Self::Prefix(a), Self::Prefix(b)) => a.starts_with(&**b) || b.starts_with(&**a),
+        }
+    }
+
+    /// The text.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Any => "*".to_owned(),
+            Self::Exact(exact) => exact.to_string(),
+            Self::Suffix(suffix) => format!("*{suffix}"),
+            Self::Prefix(prefix) => format!("{prefix}*"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_overlap_as_in_emissary() {
+        let table = [
+            ("*", "a.b", true),
+            ("*.com", "a.example.com", true),
+            ("*example.com", "example.com", false),
+            ("a.*.com", "a.b.com", false),
+            ("*.example.com", "a.example.*", true),
+            ("*.local:8500", "quote.local", false),
+            ("quote.*", "quote.local:8500", true),
+            ("A.example", "a.EXAMPLE", true),
+            ("*.a.b", "*.b", true),
+            ("*.a", "*.b", false),
+        ];
+        for (a, b, overlap) in table {
+            assert_eq!(HostGlob::parse(a).overlaps(&HostGlob::parse(b)), overlap, "{a} {b}");
+            assert_eq!(HostGlob::parse(b).overlaps(&HostGlob::parse(a)), overlap, "{b} {a}");
+        }
+    }
 }

@@ -1,1 +1,187 @@
-//! Compile: documents to a plan and a report; pure.
+//! Compile: documents to a plan and a report; pure. The same for the running proxy, `check`, `explain` and conditions.
+
+mod addresses;
+mod context;
+mod host;
+mod listener;
+mod mapping;
+mod module;
+mod service;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use proxy::upstream::TransportKey;
+use resource::{Document, SourceError};
+
+use crate::{
+    keyring::{KeyRef, Keys},
+    kind::Reader,
+    plan::{ClusterPlan, Plan},
+    report::{Finding, Report, Severity},
+};
+use addresses::Addresses;
+use context::Contexts;
+use module::Module;
+
+/// Everything that decides, besides the documents.
+#[derive(Clone, Debug)]
+pub struct CompileSettings {
+    /// `AMBASSADOR_ID`.
+    pub ambassador_id: String,
+    /// `AMBASSADOR_NAMESPACE`: the proxy's own.
+    pub namespace: String,
+    /// Only resources of the proxy's own namespace count.
+    pub single_namespace: bool,
+    /// An unverified upstream is an error.
+    pub require_verified_upstreams: bool,
+    /// Contexts are found in any namespace if only one has the name (files: one tenant).
+    pub one_tenant: bool,
+    /// Where listeners bind.
+    pub bind: IpAddr,
+    /// Port without Listeners.
+    pub http_port: u16,
+    /// TLS port without Listeners.
+    pub https_port: u16,
+    /// `--resolve`: host, port, addresses.
+    pub resolve: Vec<(String, Option<u16>, Vec<SocketAddr>)>,
+}
+
+/// The input of a compile.
+pub struct Input<'a> {
+    /// All documents.
+    pub documents: &'a [Arc<Document>],
+    /// What could not be read.
+    pub errors: &'a [SourceError],
+    /// Key material by name.
+    pub keys: &'a dyn Keys,
+    /// Settings.
+    pub settings: &'a CompileSettings,
+}
+
+/// What compiling has gathered so far.
+pub(crate) struct Compiler<'a> {
+    pub(crate) settings: &'a CompileSettings,
+    pub(crate) keys: &'a dyn Keys,
+    pub(crate) contexts: Contexts<'a>,
+    pub(crate) addresses: Addresses<'a>,
+    pub(crate) module: Module,
+    pub(crate) findings: Vec<Finding>,
+    clusters: Vec<ClusterPlan>,
+    by_key: HashMap<TransportKey, usize>,
+    names: BTreeMap<Arc<str>, usize>,
+}
+
+impl Compiler<'_> {
+    /// The index of a cluster; one for each key.
+    pub(crate) fn cluster(&mut self, mut cluster: ClusterPlan) -> usize {
+        if let Some(known) = self.by_key.get(&cluster.key) {
+            return *known;
+        }
+        let index = self.clusters.len();
+        let count = self.names.entry(Arc::clone(&cluster.name)).or_default();
+        *count += 1;
+        if *count > 1 {
+            cluster.name = format!("{}-{count}", cluster.name).into();
+        }
+        self.by_key.insert(cluster.key.clone(), index);
+        self.clusters.push(cluster);
+        index
+    }
+
+    /// Takes over what a reader found.
+    pub(crate) fn done(&mut self, reader: Reader<'_>) {
+        self.findings.extend(reader.finish().0);
+    }
+}
+
+/// Compiles everything. One bad resource never stops another.
+pub fn compile(input: &Input<'_>) -> (Plan, Report) {
+    let ours = ours(input.documents, input.settings);
+    let mut findings = Vec::new();
+    let module = Module::read(&ours, &mut findings);
+    let contexts = Contexts::read(&ours, input.settings, &module, &mut findings);
+    let mut compiler = Compiler {
+        settings: input.settings,
+        keys: input.keys,
+        contexts,
+        addresses: Addresses::read(&ours, &input.settings.resolve),
+        module,
+        findings,
+        clusters: Vec::new(),
+        by_key: HashMap::new(),
+        names: BTreeMap::new(),
+    };
+    let mappings = mapping::compile(&mut compiler, &ours);
+    let hosts = host::compile(&mut compiler, &ours, &mappings);
+    let listeners = listener::compile(&mut compiler, &ours, &hosts);
+    let mut findings = compiler.findings;
+    findings.extend(input.errors.iter().map(source_finding));
+    findings.sort_by(|a, b| (&a.origin, a.line, &a.field, &a.message).cmp(&(&b.origin, b.line, &b.field, &b.message)));
+    findings.dedup();
+    let plan = Plan {
+        listeners,
+        hosts: hosts.into_iter().map(|host| host.plan).collect(),
+        mappings: mappings.into_iter().map(|mapping| mapping.plan).collect(),
+        clusters: compiler.clusters,
+    };
+    (plan, Report { findings })
+}
+
+/// The key material that the documents name: what the keyring has to have before a compile.
+pub fn wants(documents: &[Arc<Document>], settings: &CompileSettings) -> BTreeSet<KeyRef> {
+    let ours = ours(documents, settings);
+    let mut ignored = Vec::new();
+    let module = Module::read(&ours, &mut ignored);
+    let mut wanted = Contexts::read(&ours, settings, &module, &mut ignored).wants();
+    wanted.extend(host::wants(&ours, settings, &module));
+    wanted
+}
+
+/// Resources of this instance: `ambassador_id`, and the namespace where only one counts.
+fn ours<'a>(documents: &'a [Arc<Document>], settings: &CompileSettings) -> Vec<&'a Document> {
+    let mine = |document: &&'a Arc<Document>| {
+        let own = !settings.single_namespace || *document.object.namespace == *settings.namespace;
+        own && (&*document.object.kind.group != "getambassador.io" || has_id(document, &settings.ambassador_id))
+    };
+    documents.iter().filter(mine).map(|document| &**document).collect()
+}
+
+fn has_id(document: &Document, id: &str) -> bool {
+    let spec = document.root.get("spec");
+    let ids = spec.and_then(|spec| spec.get("ambassador_id").or_else(|| spec.get("ambassadorId")));
+    let Some(ids) = ids else { return id == "default" };
+    let listed: Vec<&str> = match ids.as_text() {
+        Some(one) => vec![one],
+        None => ids.items().iter().filter_map(resource::Node::as_text).collect(),
+    };
+    let listed = if listed.is_empty() { vec!["default"] } else { listed };
+    listed.iter().any(|listed| *listed == id || *listed == "_automatic_")
+}
+
+/// Documents of one of our kinds.
+pub(crate) fn of_kind<'a>(documents: &[&'a Document], kind: &str) -> Vec<&'a Document> {
+    let group = |document: &Document| &*document.object.kind.group == "getambassador.io";
+    let mut found: Vec<_> =
+        documents.iter().copied().filter(|document| &*document.object.kind.kind == kind && group(document)).collect();
+    found.sort_by(|a, b| (&a.object, &a.origin).cmp(&(&b.object, &b.origin)));
+    found
+}
+
+fn source_finding(error: &SourceError) -> Finding {
+    let path = error.path.clone().unwrap_or_default();
+    let kept = if error.kept_last_good { "; the last good state stays in use" } else { "" };
+    Finding {
+        origin: resource::Origin::File { path, line: error.line },
+        line: error.line,
+        object: None,
+        field: String::new(),
+        severity: Severity::Error,
+        code: "unreadable",
+        message: format!("{}{kept}", error.message),
+        remedy: error.remedy.clone(),
+    }
+}

@@ -1,0 +1,187 @@
+//! Listeners: what to listen on, and which Hosts each has. Without any, the default ones.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use proxy::route::HttpPolicy;
+use resource::Document;
+
+use super::{
+    Compiler,
+    host::{CompiledHost, labels, selected},
+    of_kind,
+};
+use crate::{
+    kind::Reader,
+    plan::{HostGlob, ListenerPlan, SecurityModel},
+    report::Severity,
+};
+
+/// Compiles every Listener.
+pub(crate) fn compile(compiler: &mut Compiler<'_>, documents: &[&Document], hosts: &[CompiledHost]) -> Vec<ListenerPlan> {
+    let documents = of_kind(documents, "Listener");
+    if documents.is_empty() {
+        return defaults(compiler, hosts);
+    }
+    let mut ports: HashMap<u16, Arc<str>> = HashMap::new();
+    let mut listeners = Vec::new();
+    for document in documents {
+        if let Some(listener) = one(compiler, document, hosts, &mut ports) {
+            listeners.push(listener);
+        }
+    }
+    listeners
+}
+
+fn one(
+    compiler: &mut Compiler<'_>,
+    document: &Document,
+    hosts: &[CompiledHost],
+    ports: &mut HashMap<u16, Arc<str>>,
+) -> Option<ListenerPlan> {
+    let mut spec = Reader::spec(document);
+    spec.ignore(&["ambassador_id", "ambassadorId", "statsPrefix"]);
+    spec.unsupported(&["http2MaxConcurrentStreams"]);
+    let name: Arc<str> = format!("{}/{}", document.object.namespace, document.object.name).into();
+    let port = spec.int("port").and_then(|port| u16::try_from(port).ok());
+    if port.is_none() {
+        spec.broken("port", "unknown_value", "is missing or no port".to_owned(), "write a number from 0 to 65535");
+    }
+    let (tls, proxy_protocol) = protocol(&mut spec);
+    let security = match spec.text("securityModel") {
+        Some("XFP") | None => SecurityModel::Xfp,
+        Some("SECURE") => SecurityModel::Secure,
+        Some("INSECURE") => SecurityModel::Insecure,
+        Some(other) => {
+            spec.broken("securityModel", "unknown_value", format!("`{other}` cannot be meant"), "write XFP, SECURE or INSECURE");
+            SecurityModel::Insecure
+        }
+    };
+    let depth = spec.int("l7Depth").and_then(|depth| u32::try_from(depth).ok()).unwrap_or(0);
+    let bound = binding(&mut spec, document, hosts);
+    if let Some(taken) = port.filter(|port| *port != 0).and_then(|port| ports.insert(port, Arc::clone(&name))) {
+        spec.broken("port", "duplicate_listener", format!("is taken by Listener {taken}"), "choose another port");
+    }
+    let mut http = compiler.module.http.clone();
+    if depth > 0 {
+        http.trusted_hops = depth;
+        http.trust_forwarded_proto = true;
+    }
+    let (findings, broken) = spec.finish();
+    compiler.findings.extend(findings);
+    duplicates(compiler, document, hosts, &bound);
+    let port = port?;
+    if broken.is_some() {
+        return None;
+    }
+    Some(ListenerPlan {
+        name,
+        bind: SocketAddr::new(compiler.settings.bind, port),
+        tls,
+        proxy_protocol,
+        security,
+        http,
+        hosts: bound,
+        strip_port: compiler.module.strip_matching_host_port,
+    })
+}
+
+/// TLS and PROXY protocol of `protocol` or `protocolStack`.
+fn protocol(spec: &mut Reader<'_>) -> (bool, bool) {
+    let stack = spec.texts("protocolStack");
+    let single = spec.text("protocol");
+    if let Some(stack) = stack {
+        if stack.contains(&"UDP") {
+            spec.broken("protocolStack", "unsupported_field", "HTTP/3 (UDP) is not supported yet".to_owned(), "leave UDP out");
+        }
+        return (stack.contains(&"TLS"), stack.contains(&"PROXY"));
+    }
+    match single {
+        Some("HTTP") => (false, false),
+        Some("HTTPS") => (true, false),
+        Some("HTTPPROXY") => (false, true),
+        Some("HTTPSPROXY") => (true, true),
+        Some(other @ ("TCP" | "TLS" | "UDP")) => {
+            spec.broken("protocol", "unsupported_field", format!("{other} is not supported yet"), "write HTTP or HTTPS");
+            (false, false)
+        }
+        Some(other) => {
+            spec.broken("protocol", "unknown_value", format!("`{other}` cannot be meant"), "write HTTP, HTTPS, HTTPPROXY or HTTPSPROXY");
+            (false, false)
+        }
+        None => {
+            spec.broken("protocol", "unknown_value", "is missing, and so is `protocolStack`".to_owned(), "write HTTP or HTTPS");
+            (false, false)
+        }
+    }
+}
+
+/// Hosts bound by `hostBinding`.
+fn binding(spec: &mut Reader<'_>, document: &Document, hosts: &[CompiledHost]) -> Vec<usize> {
+    let (mut everywhere, mut selector) = (false, None);
+    if let Some(mut binding) = spec.child("hostBinding") {
+        if let Some(mut namespace) = binding.child("namespace") {
+            everywhere = match namespace.text("from") {
+                Some("ALL") => true,
+                Some("SELF") | None => false,
+                Some(other) => {
+                    namespace.broken("from", "unknown_value", format!("`{other}` cannot be meant"), "write SELF or ALL");
+                    false
+                }
+            };
+            binding.merge(namespace);
+        }
+        selector = labels(&mut binding, "selector");
+        spec.merge(binding);
+    }
+    let is_bound = |host: &CompiledHost| {
+        let near = everywhere || host.namespace == document.object.namespace;
+        host.synthetic || (near && selector.as_ref().is_none_or(|wanted| selected(&host.labels, wanted)))
+    };
+    hosts.iter().enumerate().filter(|(_, host)| is_bound(host)).map(|(index, _)| index).collect()
+}
+
+/// Two Hosts with one hostname on one Listener: one of them would decide the policy.
+fn duplicates(compiler: &mut Compiler<'_>, document: &Document, hosts: &[CompiledHost], bound: &[usize]) {
+    let mut seen: HashMap<&HostGlob, &CompiledHost> = HashMap::new();
+    for host in bound.iter().filter_map(|index| hosts.get(*index)) {
+        if let Some(first) = seen.insert(&host.plan.hostname, host) {
+            let mut spec = Reader::spec(document);
+            let message = format!(
+                "Hosts {} and {} both have hostname {}; the first decides",
+                first.plan.name,
+                host.plan.name,
+                host.plan.hostname.text()
+            );
+            spec.find("hostBinding", Severity::Warning, "duplicate_host", message, "bind them to different Listeners by selector");
+            let found = spec.finish().0.into_iter().filter(|finding| finding.code == "duplicate_host");
+            compiler.findings.extend(found);
+        }
+    }
+}
+
+/// The default ports: cleartext, and TLS where a Host has a certificate.
+fn defaults(compiler: &Compiler<'_>, hosts: &[CompiledHost]) -> Vec<ListenerPlan> {
+    let settings = compiler.settings;
+    let listener = |name: &str, port, tls| ListenerPlan {
+        name: name.into(),
+        bind: SocketAddr::new(settings.bind, port),
+        tls,
+        proxy_protocol: false,
+        security: SecurityModel::Xfp,
+        http: HttpPolicy::clone(&compiler.module.http),
+        hosts: (0..hosts.len()).collect(),
+        strip_port: compiler.module.strip_matching_host_port,
+    };
+    let mut listeners = vec![listener("http", settings.http_port, false)];
+    if hosts.iter().any(|host| host.plan.tls.is_some() || host.plan.unavailable.is_some()) {
+        listeners.push(listener("https", settings.https_port, true));
+    }
+    let extra = hosts.iter().filter_map(|host| host.additional_port);
+    for port in extra.filter(|port| *port != settings.http_port && *port != settings.https_port) {
+        let name = format!("http-{port}");
+        if !listeners.iter().any(|listener| *listener.name == *name) {
+            listeners.push(listener(&name, port, false));
+        }
+    }
+    listeners
+}

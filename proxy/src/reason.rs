@@ -86,6 +86,8 @@ reasons! {
     CONNECT_TIMEOUT = "upstream_connect_timeout";
     /// The TLS handshake with the upstream failed; a verification failure has its own code.
     UPSTREAM_TLS = "upstream_tls_failed";
+    /// The upstream refused our client certificate, or wanted one and got none.
+    UPSTREAM_REFUSED_CERTIFICATE = "upstream_refused_certificate";
     /// The upstream closed or reset the connection before its answer was whole.
     UPSTREAM_RESET = "upstream_reset";
     /// The upstream's answer is not valid HTTP.

@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::replay::{REPLAY_LIMIT, Replay};
+
 /// What one direction of an exchange has carried, shared between its body and its record.
 #[derive(Debug)]
 pub struct Tally {
@@ -51,6 +53,27 @@ pub enum ReqBody {
     Empty,
     /// Straight from the client.
     Incoming(Incoming, Rc<Tally>),
+    /// From the client, kept so that it can be sent again.
+    Replay(Replay<Box<Self>>),
+}
+
+impl ReqBody {
+    /// The same body in the form that may be sent again, with the handle to do so. `None` for the handle: there is nothing
+    /// to keep, or it is known to be too big.
+    pub fn kept(self) -> (Self, Option<Replay<Box<Self>>>) {
+        match self {
+            Self::Incoming(..) if self.size_hint().lower() <= REPLAY_LIMIT as u64 => {
+                let replay = Replay::new(Box::new(self));
+                let handle = replay.handle();
+                (Self::Replay(replay), Some(handle))
+            }
+            Self::Empty | Self::Incoming(..) => (self, None),
+            Self::Replay(replay) => {
+                let handle = replay.handle();
+                (Self::Replay(replay), Some(handle))
+            }
+        }
+    }
 }
 
 impl Body for ReqBody {
@@ -61,7 +84,11 @@ impl Body for ReqBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Incoming(body, tally) = &mut *self else { return Poll::Ready(None) };
+        let (body, tally) = match &mut *self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Incoming(body, tally) => (body, tally),
+            Self::Replay(replay) => return Pin::new(replay).poll_frame(cx),
+        };
         let mut frame = ready!(Pin::new(body).poll_frame(cx));
         if let Some(Ok(frame)) = &mut frame {
             tally.add(frame.data_ref().map_or(0, Bytes::len));
@@ -77,6 +104,7 @@ impl Body for ReqBody {
         match self {
             Self::Empty => true,
             Self::Incoming(body, _) => body.is_end_stream(),
+            Self::Replay(replay) => replay.is_end_stream(),
         }
     }
 
@@ -84,6 +112,7 @@ impl Body for ReqBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Incoming(body, _) => body.size_hint(),
+            Self::Replay(replay) => replay.size_hint(),
         }
     }
 }

@@ -4,8 +4,10 @@ mod answer;
 mod body;
 mod edits;
 mod head;
+mod replay;
 
 pub use answer::Answer;
 pub use body::{AtEnd, ReqBody, ResBody, Tally};
 pub use edits::{Edits, HeaderEdit, PathEdit};
 pub use head::{Fields, Head, RawFields, Scheme};
+pub use replay::{REPLAY_LIMIT, Replay};

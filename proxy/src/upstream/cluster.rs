@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use identity::PeerRule;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::AbortHandle};
 
 use super::{Endpoint, Transport, TransportKey, endpoint::Load, resolve::Resolver};
 
@@ -103,6 +104,16 @@ pub struct Cluster {
     endpoints: ArcSwap<Vec<Endpoint>>,
     /// Whether the endpoints are known: the answer of DNS may be outstanding, or an error.
     known: watch::Sender<Known>,
+    /// The task that follows its name; ends with it.
+    follower: OnceLock<AbortHandle>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(follower) = self.follower.get() {
+            follower.abort();
+        }
+    }
 }
 
 /// Whether a cluster's endpoints are known.
@@ -146,6 +157,14 @@ impl Cluster {
         self.known.send_replace(Known::Yes);
     }
 
+    /// Replaces the rule that its upstreams have to satisfy; pooled connections are compared with it before their next use.
+    /// Nothing happens to a cluster without TLS.
+    pub fn set_rule(&self, rule: PeerRule) {
+        if let Transport::Tls(tls) = &*self.transport {
+            tls.rule.store(Arc::new(rule));
+        }
+    }
+
     pub(super) fn resolve_failed(&self, why: &str) {
         self.known.send_replace(Known::Failed(why.into()));
     }
@@ -165,8 +184,8 @@ impl Clusters {
         Self { by_key: Mutex::default(), resolver }
     }
 
-    /// The cluster of a key: the one that is there, with its pools and balancer state, or a new one. Policy and static
-    /// addresses are replaced in place.
+    /// The cluster of a key: the one that is there, with its pools and balancer state, or a new one. Static addresses are
+    /// replaced in place; policy and rule are for the caller to store ([`Cluster::policy`], [`Cluster::set_rule`]).
     pub fn get(
         &self,
         key: &TransportKey,
@@ -185,10 +204,13 @@ impl Clusters {
                 policy: ArcSwap::default(),
                 endpoints: ArcSwap::default(),
                 known: watch::channel(Known::Pending).0,
+                follower: OnceLock::new(),
             });
             by_key.insert(key.clone(), Arc::downgrade(&cluster));
             if let (EndpointOrigin::Dns, Some(resolver)) = (origin, &self.resolver) {
-                resolver.follow(&cluster);
+                if let Some(follower) = resolver.follow(&cluster) {
+                    cluster.follower.get_or_init(|| follower);
+                }
             }
             cluster
         });

@@ -1,20 +1,14 @@
 //! Making one connection: TCP, TLS, and the identity check before the first application byte.
 
-use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{io, net::SocketAddr, sync::Arc, time::{Duration, SystemTime}};
 
 use identity::{PeerId, SpiffeId, verify};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
-use super::{Endpoint, Transport, UpstreamTls};
+use super::{Endpoint, Transport, UpstreamTls, stream::Stream};
 use crate::{Error, Reason};
-
-/// Bytes to and from an endpoint.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
 
 /// A connection with what the pool and the access log must know of it.
 pub(super) struct Connected {
@@ -22,6 +16,8 @@ pub(super) struct Connected {
     pub(super) facts: Arc<ConnFacts>,
     /// ALPN chose HTTP/2.
     pub(super) h2: bool,
+    /// Protocols were offered by ALPN.
+    pub(super) offered_alpn: bool,
 }
 
 /// What a connection was made with.
@@ -29,13 +25,20 @@ pub(super) struct Connected {
 pub(super) struct ConnFacts {
     /// Of the client profile.
     pub(super) generation: Option<u64>,
-    /// End of our own certificate.
-    pub(super) own_not_after: Option<SystemTime>,
+    /// Shortly before the end of our own certificate: no new requests from then on.
+    pub(super) retire_at: Option<SystemTime>,
     pub(super) tls: Option<&'static str>,
     pub(super) peer: Option<Arc<PeerId>>,
     pub(super) local_id: Option<SpiffeId>,
     pub(super) verified: bool,
 }
+
+/// Connections are not used for new requests from this long before the end of our own certificate.
+const RETIRE_BEFORE_END: Duration = Duration::from_secs(2);
+/// A connection that rests this long is probed.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// Between two probes.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// Connects within the caller's deadline.
 pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Error> {
@@ -52,8 +55,11 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Error> {
     let tcp = TcpStream::connect(addr).await.map_err(|error| failed(addr, Reason::CONNECT_FAILED, error.to_string()))?;
     // Without it each new connection waits 40 ms for a delayed ACK (performance.md, traps).
     let _not_fatal = tcp.set_nodelay(true);
+    // A peer that vanished is noticed on idle connections too.
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    let _not_fatal = socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
     let Some((tls, current)) = tls else {
-        return Ok(Connected { stream: Stream::Plain(tcp), facts: Arc::default(), h2: false });
+        return Ok(Connected { stream: Stream::plain(tcp), facts: Arc::default(), h2: false, offered_alpn: false });
     };
     let name = tls.sni.clone().unwrap_or_else(|| ServerName::IpAddress(addr.ip().into()));
     let connector = TlsConnector::from(Arc::clone(&current.config));
@@ -62,14 +68,22 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Error> {
     let peer = authorise(tls, endpoint, session.peer_certificates().unwrap_or_default())?;
     let facts = ConnFacts {
         generation: Some(current.generation),
-        own_not_after: current.credential.as_ref().map(|own| own.not_after),
+        retire_at: current.credential.as_ref().map(|own| retire_at(own.not_after, SystemTime::now())),
         tls: session.protocol_version().map(version),
         peer: Some(peer),
         local_id: current.credential.as_ref().and_then(|own| own.spiffe_id.clone()),
         verified: current.verified,
     };
+    let offered_alpn = !tls.profile.spec().alpn.is_empty();
     let h2 = session.alpn_protocol() == Some(b"h2");
-    Ok(Connected { stream: Stream::Tls(Box::new(stream)), facts: Arc::new(facts), h2 })
+    Ok(Connected { stream: Stream::tls(stream), facts: Arc::new(facts), h2, offered_alpn })
+}
+
+/// A connection retires a little before the certificate it was made with ends; a certificate of seconds is used for half of
+/// what it had left.
+fn retire_at(end: SystemTime, now: SystemTime) -> SystemTime {
+    let left = end.duration_since(now).unwrap_or_default();
+    end - RETIRE_BEFORE_END.min(left / 2)
 }
 
 /// The exact identity, compared before any application byte.
@@ -89,6 +103,8 @@ fn authorise(
 fn handshake_failed(addr: SocketAddr, error: &io::Error) -> Error {
     match verify::failure_of(error) {
         Some(failure) => failed(addr, Reason::new(failure.code()), error.to_string()),
+        // In TLS 1.2 the upstream's verdict comes within the handshake.
+        None if is_alert(error) => failed(addr, Reason::UPSTREAM_REFUSED_CERTIFICATE, error.to_string()),
         None => failed(addr, Reason::UPSTREAM_TLS, error.to_string()),
     }
 }
@@ -106,16 +122,25 @@ pub(crate) fn version(version: rustls::ProtocolVersion) -> &'static str {
     }
 }
 
-/// Whether the upstream ended the session by an alert: in TLS 1.3 that is how it refuses our certificate, after our side
-/// of the handshake was done.
-pub(super) fn is_alert(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut source = Some(error);
+/// Whether an error is an alert that says the peer does not like our certificate, or misses one.
+pub(super) fn is_alert(error: &io::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let mut source = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
     while let Some(inner) = source {
-        if let Some(rustls::Error::AlertReceived(_)) = inner.downcast_ref::<rustls::Error>() {
-            return true;
+        if let Some(rustls::Error::AlertReceived(alert)) = inner.downcast_ref::<rustls::Error>() {
+            return matches!(
+                alert,
+                Alert::BadCertificate
+                    | Alert::UnsupportedCertificate
+                    | Alert::CertificateRevoked
+                    | Alert::CertificateExpired
+                    | Alert::CertificateUnknown
+                    | Alert::UnknownCA
+                    | Alert::AccessDenied
+                    | Alert::CertificateRequired
+            );
         }
-        let io = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        source = io.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| inner.source());
+        source = inner.source();
     }
     false
 }

@@ -2,9 +2,13 @@
 
 mod balance;
 mod cluster;
+mod conn;
 mod connect;
+mod dial;
 mod endpoint;
+mod failure;
 mod key;
+mod outgoing;
 mod pool;
 mod resolve;
 mod retry;

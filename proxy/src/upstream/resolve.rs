@@ -6,10 +6,14 @@ use std::{
     time::Duration,
 };
 
-use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
-use tokio::{runtime::Handle, time::Instant};
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
+    net::runtime::TokioRuntimeProvider,
+};
+use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 
-use super::Cluster;
+use super::{Cluster, ServiceRef};
 
 /// Answers are asked again no sooner and no later than this, whatever their TTL.
 const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -36,29 +40,47 @@ impl Resolver {
         Self { dns: dns.ok(), control }
     }
 
-    /// Follows a cluster's name for as long as the cluster lives. Literal addresses and localhost are known at once.
-    pub(super) fn follow(&self, cluster: &Arc<Cluster>) {
+    /// Asks these servers, by UDP and TCP, instead of the system's; the hosts file is not read.
+    pub fn with_nameservers(control: Handle, servers: &[SocketAddr]) -> Self {
+        let server = |addr: &SocketAddr| {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = addr.port();
+                connection
+            });
+            NameServerConfig::new(addr.ip(), true, connections.to_vec())
+        };
+        let config = ResolverConfig::from_name_servers(servers.iter().map(server).collect());
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        builder.options_mut().use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
+        Self { dns: builder.build().ok(), control }
+    }
+
+    /// Follows a cluster's name; the cluster ends the task when it goes. Literal addresses and localhost are known at once.
+    pub(super) fn follow(&self, cluster: &Arc<Cluster>) -> Option<AbortHandle> {
         let service = &cluster.key.service;
         if let Some(addresses) = literal(&service.host, service.port) {
             cluster.set_addresses(&addresses);
-            return;
+            return None;
         }
         let Some(dns) = self.dns.clone() else {
             cluster.resolve_failed("DNS is not configured on this machine");
-            return;
+            return None;
         };
-        self.control.spawn(run(dns, Arc::downgrade(cluster)));
+        let task = self.control.spawn(run(dns, service.clone(), Arc::downgrade(cluster)));
+        Some(task.abort_handle())
     }
 }
 
-/// Ends with its cluster: it holds it only while a lookup runs.
-async fn run(dns: TokioResolver, cluster: Weak<Cluster>) {
+/// Ends with its cluster, which it never keeps alive.
+async fn run(dns: TokioResolver, service: ServiceRef, cluster: Weak<Cluster>) {
     loop {
+        let answer = dns.lookup_ip(&*service.host).await;
         let Some(cluster) = cluster.upgrade() else { return };
-        let service = &cluster.key.service;
-        let wait = match dns.lookup_ip(&*service.host).await {
+        let wait = match answer {
             Ok(found) => {
                 let mut addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, service.port)).collect();
+                // Servers rotate their answers: the order says nothing.
                 addresses.sort_unstable();
                 addresses.dedup();
                 cluster.set_addresses(&addresses);

@@ -1,49 +1,36 @@
-//! Step 9, dispatch: a pooled or fresh connection, the request sent, tried again where that is safe.
+//! Steps 8 and 9: pick an endpoint and dispatch to it, on a pooled or fresh connection, again where that is safe.
 
-use std::{
-    cell::Cell,
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use http::{Method, Request, Response, StatusCode, Uri, Version, header};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::TokioIo;
+use http::{Request, Response, StatusCode, Version, header};
+use hyper::{body::Incoming, client::conn::TrySendError};
 use identity::{PeerId, SpiffeId};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    task::JoinSet,
     time::{Instant, timeout_at},
 };
 
 use super::{
-    AddressPolicy, Cluster, Endpoint, Protocol, RetryOn, Transport, balance,
-    cluster::Known,
-    connect::{Connected, ConnFacts, Stream, connect, failed, is_alert},
+    AddressPolicy, Cluster, Endpoint, balance,
+    conn::{Opener, Pooled, Sender},
+    connect::Connected,
+    dial::{Dial, endpoints},
     endpoint::Lease,
-    pool::{Offer, PlaceKey, Pool, Pooled},
+    failure::Sent,
+    outgoing::{Outgoing, absolute_form},
+    pool::{self, Offer, PlaceKey, Pool},
+    retry::Budget,
 };
 use crate::{
-    Error, Reason, Retry,
+    Error, Reason,
     limits::Limits,
-    message::{ReqBody, ResBody},
-    net::LocalExecutor,
-    observe::{Counter, Gauge, WorkerObserve},
-    registry::{Facts, Guard, Received, Registry, Role},
+    message::{AtEnd, ReqBody, ResBody},
+    observe::{Counter, WorkerObserve},
+    registry::Registry,
     route::Route,
 };
-
-/// Streams on one HTTP/2 upstream connection before another is opened; the peer's own limit is 100 or more by custom.
-const STREAMS_PER_CONNECTION: usize = 100;
-/// Tries that are always safe (nothing was sent), besides the policy's.
-const SAFE_TRIES: u32 = 3;
-/// An endpoint that does not answer holds up the others no longer than this.
-const NEXT_ENDPOINT_AFTER: Duration = Duration::from_millis(1000);
 
 /// What the access log says about the upstream side of a request. Filled while it is tried.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +52,8 @@ pub struct Attempts {
 /// A worker's upstream side: its pools. Not `Send`; one for each worker.
 pub struct Upstream {
     pool: Rc<Pool>,
+    /// The tasks that drive connections: ended with the worker.
+    driving: RefCell<JoinSet<()>>,
     limits: Arc<Limits>,
     addresses: Arc<ArcSwap<AddressPolicy>>,
     registry: Arc<Registry>,
@@ -75,15 +64,11 @@ pub struct Upstream {
 pub trait UpstreamIo: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> UpstreamIo for T {}
 
-/// One connection with a request's worth of use.
-enum Sender {
-    Http1(http1::SendRequest<ReqBody>),
-    Http2(http2::SendRequest<ReqBody>),
-}
-
+/// A connection that may carry a request now.
 struct Ready {
     sender: Sender,
     conn: Rc<Pooled>,
+    endpoint: Endpoint,
     reused: bool,
 }
 
@@ -95,7 +80,7 @@ impl Upstream {
         registry: Arc<Registry>,
         observe: Rc<WorkerObserve>,
     ) -> Rc<Self> {
-        Rc::new(Self { pool: Rc::default(), limits, addresses, registry, observe })
+        Rc::new(Self { pool: Rc::default(), driving: RefCell::default(), limits, addresses, registry, observe })
     }
 
     /// Picks an endpoint, takes or makes a connection, checks the peer's identity before the first byte, sends, and gives
@@ -107,43 +92,27 @@ impl Upstream {
     pub async fn send(
         &self,
         route: &Route,
-        mut request: Request<ReqBody>,
+        request: Request<ReqBody>,
         attempts: &mut Attempts,
     ) -> Result<Response<ResBody>, Error> {
-        let cluster = &route.cluster;
-        let replay = replayable(&request);
-        let mut asked = 0;
+        let mut outgoing = Outgoing::new(request);
+        let mut budget = Budget::new(&route.retry);
         loop {
             attempts.count += 1;
-            let copy = replay.then(|| copy(&request));
-            let sent = self.try_once(route, request, attempts).await;
-            let (failure, returned) = match sent {
-                Ok(response) => match (&copy, wanted_again(route, response.status()) && asked < route.retry.tries) {
-                    (Some(_), true) => (None, None),
-                    _ => return Ok(response),
-                },
-                Err((error, returned)) => (Some(error), returned),
-            };
-            let again = match (&failure, &returned) {
-                (None, _) => true,
-                // The request came back whole: nothing of it was sent.
-                (Some(_), Some(_)) => attempts.count <= SAFE_TRIES,
-                (Some(error), None) => match error.retry() {
-                    Retry::Unsent | Retry::Idempotent => copy.is_some() && attempts.count <= SAFE_TRIES,
-                    Retry::Never => copy.is_some() && asked < route.retry.tries && policy_wants(route, error),
-                },
-            };
-            let next = if again { returned.or(copy) } else { None };
-            match (next, failure) {
-                (Some(next), failure) => {
-                    asked += 1;
-                    attempts.failure = failure.map(|error| error.to_string());
-                    self.observe.count(Counter::Retries);
-                    request = *next;
+            match self.attempt(route, &mut outgoing, attempts).await {
+                Ok(response) if outgoing.can_repeat() && budget.wants_again(response.status()) => {}
+                Ok(response) => {
+                    outgoing.seal();
+                    return Ok(response);
                 }
-                (None, Some(error)) => return Err(error),
-                (None, None) => return Err(no_endpoints(cluster, "a retry had nothing to send")),
+                Err(error) => {
+                    attempts.failure = Some(error.to_string());
+                    if !(outgoing.can_repeat() && budget.allows(&error, outgoing.is_idempotent())) {
+                        return Err(error);
+                    }
+                }
             }
+            self.observe.count(Counter::Retries);
         }
     }
 
@@ -154,16 +123,21 @@ impl Upstream {
         attempts: &mut Attempts,
     ) -> Result<Box<dyn UpstreamIo>, Error> {
         attempts.count += 1;
-        let (connected, _, _) = self.dial(cluster, attempts).await?;
-        Ok(match connected.stream {
-            Stream::Plain(stream) => Box::new(stream),
-            Stream::Tls(stream) => stream,
-        })
+        let search = self.search(cluster);
+        let endpoints = endpoints(cluster, search.deadline).await?;
+        let first = pick(cluster, &endpoints)?;
+        let addresses = self.addresses.load_full();
+        let dialled = search.with(self, &addresses).run(&endpoints, first, &mut attempts.upstream).await;
+        let (connected, endpoint) = dialled.inspect_err(|error| attempts.failure = Some(error.to_string()))?;
+        note(attempts, endpoint.addr, &connected.facts);
+        Ok(Box::new(connected.stream))
     }
 
     /// Lets go of connections that may not be used any longer. The worker calls it every second.
     pub fn sweep(&self, clusters: &[Arc<Cluster>]) {
         self.pool.sweep(clusters);
+        let mut driving = self.driving.borrow_mut();
+        while driving.try_join_next().is_some() {}
     }
 
     /// Retires every idle connection; those in use close after their present streams: drain.
@@ -171,398 +145,163 @@ impl Upstream {
         self.pool.clear();
     }
 
-    async fn try_once(
+    fn search<'a>(&self, cluster: &'a Arc<Cluster>) -> Search<'a> {
+        let timeout = cluster.policy.load().connect_timeout.unwrap_or(self.limits.connect_timeout);
+        Search { cluster, timeout, deadline: Instant::now() + timeout }
+    }
+
+    async fn attempt(
         &self,
         route: &Route,
-        request: Request<ReqBody>,
+        outgoing: &mut Outgoing,
         attempts: &mut Attempts,
-    ) -> Result<Response<ResBody>, (Error, Option<Box<Request<ReqBody>>>)> {
-        let (ready, endpoint) = match self.ready(&route.cluster, attempts).await {
-            Ok(ready) => ready,
-            Err(error) => {
-                // Nothing was sent; other endpoints were tried already.
-                let retried = policy_wants(route, &error);
-                return Err((error, retried.then(|| Box::new(request))));
-            }
-        };
-        let lease = Lease::new(&endpoint.load);
-        note(attempts, endpoint.addr, &ready.conn.facts);
+    ) -> Result<Response<ResBody>, Error> {
+        let ready = self.ready(&route.cluster, attempts).await?;
+        note(attempts, ready.endpoint.addr, &ready.conn.facts);
         if !ready.conn.facts.verified && ready.conn.facts.tls.is_some() {
             self.observe.count(Counter::UpstreamNotVerified);
         }
-        let exchange = self.exchange(ready, &endpoint, request, lease);
+        // A fresh HTTP/1.1 connection cannot have been closed for being idle: nothing need be kept for another sending.
+        let keep = ready.reused || matches!(ready.sender, Sender::Http2(_)) || !route.retry.on.is_empty();
+        let Some(request) = outgoing.take(keep) else {
+            return Err(Error::Limit(Reason::INTERNAL));
+        };
+        let exchange = self.exchange(&route.cluster, ready, request, outgoing);
         match route.retry.per_try.filter(|limit| !limit.is_zero()) {
             None => exchange.await,
             Some(limit) => tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_late| {
-                Err((Error::Timeout { reason: Reason::UPSTREAM_TIMEOUT, after: limit }, None))
+                Err(Error::Timeout { reason: Reason::UPSTREAM_TIMEOUT, after: limit })
             }),
         }
+    }
+
+    /// A connection: pooled, or made now.
+    async fn ready(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Ready, Error> {
+        let search = self.search(cluster);
+        let endpoints = endpoints(cluster, search.deadline).await?;
+        loop {
+            let first = pick(cluster, &endpoints)?;
+            let opening = match self.pool.take(cluster, first) {
+                Offer::Reuse(sender, conn) => {
+                    self.observe.count(Counter::UpstreamReuses);
+                    return Ok(Ready { sender, conn, endpoint: first.clone(), reused: true });
+                }
+                Offer::Wait(changed) => {
+                    if timeout_at(search.deadline, changed).await.is_err() {
+                        return Err(Error::Limit(Reason::OVERFLOW));
+                    }
+                    continue;
+                }
+                Offer::Open(opening) => opening,
+            };
+            let addresses = self.addresses.load_full();
+            let dial = search.with(self, &addresses);
+            let (connected, endpoint) = dial.run(&endpoints, first, &mut attempts.upstream).await?;
+            let opened = timeout_at(search.deadline, self.open(cluster, &endpoint, connected)).await;
+            let (sender, conn) = opened.unwrap_or_else(|_late| Err(dial.late(&endpoints, &[endpoint.addr])))?;
+            self.pool.opened(PlaceKey::of(cluster, &endpoint), &sender, &conn);
+            let ready = Ready { sender, conn, endpoint, reused: false };
+            drop(opening);
+            return Ok(ready);
+        }
+    }
+
+    async fn open(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        connected: Connected,
+    ) -> Result<(Sender, Rc<Pooled>), Error> {
+        let opener = Opener {
+            registry: &self.registry,
+            observe: &self.observe,
+            driving: &self.driving,
+            cluster: &cluster.name,
+            protocol: cluster.key.protocol,
+        };
+        opener.open(endpoint, connected).await
     }
 
     /// One request on one connection.
     async fn exchange(
         &self,
+        cluster: &Arc<Cluster>,
         ready: Ready,
-        endpoint: &Endpoint,
-        request: Request<ReqBody>,
-        lease: Lease,
-    ) -> Result<Response<ResBody>, (Error, Option<Box<Request<ReqBody>>>)> {
-        let Ready { sender, conn, reused } = ready;
-        conn.used.set(conn.used.get() + 1);
-        let secure = matches!(&*endpoint.transport, Transport::Tls(_));
-        let context = Context { addr: endpoint.addr, reused };
-        match sender {
+        mut request: Request<ReqBody>,
+        outgoing: &mut Outgoing,
+    ) -> Result<Response<ResBody>, Error> {
+        let Ready { sender, conn, endpoint, reused } = ready;
+        let lease = Lease::new(&endpoint.load);
+        conn.last_used.set(Instant::now());
+        let http2 = matches!(sender, Sender::Http2(_));
+        let sent = Sent { upstream: endpoint.addr, conn: &conn, reused, heard_before: conn.heard.bytes(), http2 };
+        let mut failed = |mut error: TrySendError<Request<ReqBody>>| {
+            let returned = error.take_message();
+            let failure = sent.failed(&error.into_error(), returned.is_some());
+            if let Some(request) = returned {
+                outgoing.give_back(request);
+            }
+            failure
+        };
+        let key = PlaceKey::of(cluster, &endpoint);
+        let pool = Rc::clone(&self.pool);
+        let (response, at_end): (Response<Incoming>, AtEnd) = match sender {
             Sender::Http1(mut sender) => {
-                let sent = sender.try_send_request(request).await;
-                let response = sent.map_err(|error| context.unsent(error))?;
-                let (pool, key) = (Rc::clone(&self.pool), PlaceKey::of(endpoint));
-                let at_end = Box::new(move || {
+                *request.version_mut() = Version::HTTP_11;
+                let response = sender.try_send_request(request).await.map_err(&mut failed)?;
+                if is_ambiguous(&response) {
+                    conn.retired.set(true);
+                }
+                let conn = Rc::clone(&conn);
+                let give_back = move || {
                     drop(lease);
                     pool.give_back(key, sender, conn);
-                });
-                Ok(response.map(|body| ResBody::new(body, at_end)))
+                };
+                (response, Box::new(give_back))
             }
             Sender::Http2(mut sender) => {
-                let stream = StreamCount::new(Rc::clone(&conn));
-                let request = absolute(request, secure).map_err(|error| (error, None))?;
-                let sent = sender.try_send_request(request).await;
-                let response: Response<Incoming> = sent.map_err(|error| context.unsent(error))?;
-                let at_end = Box::new(move || {
-                    drop(lease);
-                    drop(stream);
-                });
-                Ok(response.map(|body| ResBody::new(body, at_end)))
+                let stream = pool::Stream::new(&pool, key, Rc::clone(&conn));
+                request = absolute_form(request, conn.facts.tls.is_some())?;
+                let response = sender.try_send_request(request).await.map_err(&mut failed)?;
+                (response, Box::new(move || drop((lease, stream))))
             }
-        }
-    }
-
-    /// A connection: pooled, or made now.
-    async fn ready(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<(Ready, Endpoint), Error> {
-        let deadline = Instant::now() + self.connect_timeout(cluster);
-        let endpoints = self.endpoints(cluster, deadline).await?;
-        if let Some(endpoint) = balance::pick(&endpoints, &[]) {
-            loop {
-                let (sender, conn) = match self.pool.take(cluster, endpoint, STREAMS_PER_CONNECTION) {
-                    Offer::Nothing => break,
-                    Offer::Http1(mut sender, conn) => match sender.ready().await {
-                        Ok(()) => (Sender::Http1(sender), conn),
-                        Err(_closed_meanwhile) => continue,
-                    },
-                    Offer::Http2(sender, conn) => (Sender::Http2(sender), conn),
-                };
-                self.observe.count(Counter::UpstreamReuses);
-                return Ok((Ready { sender, conn, reused: true }, endpoint.clone()));
-            }
-        }
-        let (connected, endpoint, opening) = self.dial(cluster, attempts).await?;
-        let ready = self.handshake(cluster, &endpoint, connected).await;
-        drop(opening);
-        Ok((ready?, endpoint))
-    }
-
-    fn connect_timeout(&self, cluster: &Cluster) -> Duration {
-        cluster.policy.load().connect_timeout.unwrap_or(self.limits.connect_timeout)
-    }
-
-    /// The endpoints, once they are known.
-    async fn endpoints(&self, cluster: &Cluster, deadline: Instant) -> Result<Arc<Vec<Endpoint>>, Error> {
-        let endpoints = cluster.endpoints();
-        if !endpoints.is_empty() {
-            return Ok(endpoints);
-        }
-        let mut known = cluster.known();
-        let state = timeout_at(deadline, known.wait_for(|known| *known != Known::Pending)).await;
-        match state {
-            Ok(Ok(state)) => match &*state {
-                Known::Failed(why) => Err(dns_failed(cluster, why)),
-                Known::Yes | Known::Pending => Ok(cluster.endpoints()),
-            },
-            Ok(Err(_cluster_gone)) => Ok(cluster.endpoints()),
-            Err(_late) => Err(dns_failed(cluster, "the name was not resolved in time")),
-        }
-    }
-
-    /// Connects to the least loaded endpoint, to the next one when that fails, within the connect deadline.
-    async fn dial(
-        &self,
-        cluster: &Arc<Cluster>,
-        attempts: &mut Attempts,
-    ) -> Result<(Connected, Endpoint, Opening), Error> {
-        let after = self.connect_timeout(cluster);
-        let deadline = Instant::now() + after;
-        let endpoints = self.endpoints(cluster, deadline).await?;
-        let mut tried = Vec::new();
-        let mut last = no_endpoints(cluster, "no endpoint is known");
-        while let Some(endpoint) = balance::pick(&endpoints, &tried) {
-            tried.push(endpoint.addr);
-            attempts.upstream = Some(endpoint.addr);
-            if let Some(why) = self.addresses.load().refuses(endpoint.addr) {
-                let message = format!("the address {why}; --allow-upstream lets it be one");
-                last = failed(endpoint.addr, Reason::ADDRESS_REFUSED, message);
-                continue;
-            }
-            let others = tried.len() < endpoints.len();
-            let until = if others { deadline.min(Instant::now() + NEXT_ENDPOINT_AFTER) } else { deadline };
-            let opening = Opening::new(&self.pool, endpoint);
-            match timeout_at(until, connect(endpoint)).await {
-                Ok(Ok(connected)) => {
-                    endpoint.load.reached();
-                    self.observe.count(Counter::UpstreamConnections);
-                    if connected.facts.tls.is_some() {
-                        self.observe.count(Counter::UpstreamHandshakes);
-                    }
-                    return Ok((connected, endpoint.clone(), opening));
-                }
-                Ok(Err(error @ Error::Identity { .. })) => return Err(error),
-                Ok(Err(error)) => last = error,
-                Err(_late) => {
-                    self.observe.count(Counter::ConnectTimeout);
-                    last = failed(endpoint.addr, Reason::CONNECT_TIMEOUT, format!("no connection after {after:?}"));
-                }
-            }
-            endpoint.load.failed();
-            self.observe.count(Counter::UpstreamConnectFailures);
-        }
-        Err(last)
-    }
-
-    /// Speaks HTTP on a fresh connection; its task is owned by the connection's registry entry and ends with it.
-    async fn handshake(
-        &self,
-        cluster: &Arc<Cluster>,
-        endpoint: &Endpoint,
-        connected: Connected,
-    ) -> Result<Ready, Error> {
-        let addr = endpoint.addr;
-        let protocol = cluster.key.protocol;
-        let secure = connected.facts.tls.is_some();
-        let h2 = connected.h2 || (protocol == Protocol::Http2 && !secure);
-        if protocol == Protocol::Http2 && !h2 {
-            let message = "the upstream does not speak HTTP/2 (ALPN h2 was not chosen)".to_owned();
-            return Err(failed(addr, Reason::UPSTREAM_PROTOCOL, message));
-        }
-        let conn = Rc::new(Pooled {
-            facts: Arc::clone(&connected.facts),
-            made: Instant::now(),
-            retired: Cell::new(false),
-            streams: Cell::new(0),
-            used: Cell::new(0),
-        });
-        let io = TokioIo::new(connected.stream);
-        let broken = |error: hyper::Error| failed(addr, Reason::UPSTREAM_PROTOCOL, error.to_string());
-        let sender = if h2 {
-            let mut builder = http2::Builder::new(LocalExecutor);
-            builder
-                .initial_stream_window_size(256 * 1024)
-                .initial_connection_window_size(1024 * 1024)
-                .max_header_list_size(64 * 1024);
-            let (sender, running) = builder.handshake(io).await.map_err(broken)?;
-            self.pool.share(PlaceKey::of(endpoint), sender.clone(), Rc::clone(&conn));
-            self.run(cluster, endpoint, &conn, running);
-            Sender::Http2(sender)
-        } else {
-            let mut builder = http1::Builder::new();
-            builder.max_headers(256);
-            let (sender, running) = builder.handshake(io).await.map_err(broken)?;
-            self.run(cluster, endpoint, &conn, running);
-            Sender::Http1(sender)
         };
-        Ok(Ready { sender, conn, reused: false })
-    }
-
-    /// Drives a connection until it ends, or until a drain's deadline.
-    fn run<C>(&self, cluster: &Cluster, endpoint: &Endpoint, conn: &Rc<Pooled>, running: C)
-    where
-        C: Future<Output = Result<(), hyper::Error>> + 'static,
-    {
-        let mut facts = Facts::new(Role::Upstream, Arc::clone(&cluster.name));
-        facts.peer = conn.facts.peer.clone();
-        facts.guard = matches!(&*endpoint.transport, Transport::Tls(_))
-            .then(|| Guard::Client { transport: Arc::clone(&endpoint.transport), rule: endpoint.peer.clone() });
-        let entry = self.registry.register(facts);
-        let (conn, observe) = (Rc::clone(conn), Rc::clone(&self.observe));
-        tokio::task::spawn_local(async move {
-            observe.gauge(Gauge::UpstreamOpen, 1);
-            let mut running = Box::pin(running);
-            let mut cut = None;
-            loop {
-                let deadline = async {
-                    match cut {
-                        Some(at) => tokio::time::sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    ended = &mut running => {
-                        if let Err(error) = ended {
-                            tracing::debug!(%error, "upstream connection ended");
-                        }
-                        break;
-                    }
-                    received = entry.ordered() => if let Received::Drain(drain) = received {
-                        conn.retired.set(true);
-                        cut = Some(drain.deadline);
-                    },
-                    () = deadline => break,
-                }
-            }
-            observe.gauge(Gauge::UpstreamOpen, -1);
-        });
+        Ok(response.map(|body| ResBody::new(body, at_end)))
     }
 }
 
-/// A connection being made; counted so that a burst does not open one HTTP/2 connection for each request.
-struct Opening {
-    pool: Rc<Pool>,
-    key: PlaceKey,
+/// One search for a connection, and when it has to end.
+struct Search<'a> {
+    cluster: &'a Arc<Cluster>,
+    timeout: Duration,
+    deadline: Instant,
 }
 
-impl Opening {
-    fn new(pool: &Rc<Pool>, endpoint: &Endpoint) -> Self {
-        let key = PlaceKey::of(endpoint);
-        pool.opening(key, 1);
-        Self { pool: Rc::clone(pool), key }
+impl Search<'_> {
+    fn with<'a>(&'a self, upstream: &'a Upstream, addresses: &'a AddressPolicy) -> Dial<'a> {
+        let (timeout, deadline) = (self.timeout, self.deadline);
+        Dial { cluster: self.cluster, addresses, observe: &upstream.observe, timeout, deadline }
     }
 }
 
-impl Drop for Opening {
-    fn drop(&mut self) {
-        self.pool.opening(self.key, -1);
-    }
+fn pick<'a>(cluster: &Cluster, endpoints: &'a [Endpoint]) -> Result<&'a Endpoint, Error> {
+    balance::pick(endpoints, &[]).ok_or_else(|| Error::Connect {
+        upstream: cluster.name.to_string(),
+        reason: Reason::NO_ENDPOINTS,
+        message: "no endpoint is known".to_owned(),
+    })
 }
 
-/// A stream under way on an HTTP/2 connection.
-struct StreamCount(Rc<Pooled>);
-
-impl StreamCount {
-    fn new(conn: Rc<Pooled>) -> Self {
-        conn.streams.set(conn.streams.get() + 1);
-        Self(conn)
-    }
+/// What follows on a connection after such an answer could be read in two ways.
+fn is_ambiguous(response: &Response<Incoming>) -> bool {
+    let fields = response.headers();
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || (fields.contains_key(header::TRANSFER_ENCODING) && fields.contains_key(header::CONTENT_LENGTH))
 }
 
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get().saturating_sub(1));
-    }
-}
-
-/// Where and how a request was sent, for its error.
-struct Context {
-    addr: SocketAddr,
-    reused: bool,
-}
-
-impl Context {
-    /// The error of a request, with the request if nothing of it was sent.
-    fn unsent(
-        &self,
-        mut error: hyper::client::conn::TrySendError<Request<ReqBody>>,
-    ) -> (Error, Option<Box<Request<ReqBody>>>) {
-        let returned = error.take_message().map(Box::new);
-        (self.classify(&error.into_error()), returned)
-    }
-
-    fn classify(&self, error: &hyper::Error) -> Error {
-        let upstream = self.addr.to_string();
-        let message = causes(error);
-        if !self.reused && is_alert(error) {
-            let reason = Reason::new("upstream_refused_certificate");
-            return Error::Upstream { upstream, reason, retry: Retry::Never, message };
-        }
-        let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-        let refused = h2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM);
-        let (reason, retry) = if refused {
-            (Reason::UPSTREAM_RESET, Retry::Unsent)
-        } else if error.is_parse() {
-            (Reason::UPSTREAM_PROTOCOL, Retry::Never)
-        } else if self.reused {
-            (Reason::UPSTREAM_RESET, Retry::Idempotent)
-        } else {
-            (Reason::UPSTREAM_RESET, Retry::Never)
-        };
-        Error::Upstream { upstream, reason, retry, message }
-    }
-}
-
-/// An error with its causes: hyper prints one level only.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-fn note(attempts: &mut Attempts, addr: SocketAddr, facts: &ConnFacts) {
+fn note(attempts: &mut Attempts, addr: SocketAddr, facts: &super::connect::ConnFacts) {
     attempts.upstream = Some(addr);
     attempts.tls = facts.tls;
     attempts.peer.clone_from(&facts.peer);
     attempts.local_id.clone_from(&facts.local_id);
-}
-
-/// Only a request without a body, by a method that may run twice, is ever sent again after it may have been received.
-fn replayable(request: &Request<ReqBody>) -> bool {
-    let idempotent = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
-    );
-    idempotent && matches!(request.body(), ReqBody::Empty)
-}
-
-fn copy(request: &Request<ReqBody>) -> Box<Request<ReqBody>> {
-    let mut copy = Request::new(ReqBody::Empty);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    Box::new(copy)
-}
-
-fn wanted_again(route: &Route, status: StatusCode) -> bool {
-    route.retry.on.iter().any(|on| match on {
-        RetryOn::ServerError => status.is_server_error(),
-        RetryOn::GatewayError => matches!(status.as_u16(), 502..=504),
-        RetryOn::Retriable4xx => status == StatusCode::CONFLICT,
-        RetryOn::ConnectFailure | RetryOn::RefusedStream => false,
-    })
-}
-
-fn policy_wants(route: &Route, error: &Error) -> bool {
-    let connect = matches!(error, Error::Connect { .. });
-    route.retry.on.iter().any(|on| match on {
-        RetryOn::ServerError | RetryOn::GatewayError => true,
-        RetryOn::ConnectFailure => connect,
-        RetryOn::Retriable4xx => false,
-        RetryOn::RefusedStream => error.retry() == Retry::Unsent && !connect,
-    })
-}
-
-/// HTTP/2 wants scheme and authority in the target.
-fn absolute(mut request: Request<ReqBody>, secure: bool) -> Result<Request<ReqBody>, Error> {
-    let host = request.headers_mut().remove(header::HOST);
-    let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let target = if target == "*" { "/" } else { target };
-    let uri = Uri::builder()
-        .scheme(if secure { "https" } else { "http" })
-        .authority(authority)
-        .path_and_query(target)
-        .build()
-        .map_err(|error| Error::Downstream { reason: Reason::BAD_HOST, message: error.to_string() })?;
-    *request.uri_mut() = uri;
-    *request.version_mut() = Version::HTTP_2;
-    Ok(request)
-}
-
-fn no_endpoints(cluster: &Cluster, why: &str) -> Error {
-    let upstream = cluster.name.to_string();
-    Error::Connect { upstream, reason: Reason::NO_ENDPOINTS, message: why.to_owned() }
-}
-
-fn dns_failed(cluster: &Cluster, why: &str) -> Error {
-    let upstream = cluster.name.to_string();
-    Error::Connect { upstream, reason: Reason::UPSTREAM_DNS, message: why.to_owned() }
 }

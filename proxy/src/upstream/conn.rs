@@ -1,0 +1,280 @@
+//! One HTTP connection to an endpoint: how it begins, who drives it, and how it ends.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+};
+
+use futures_util::FutureExt as _;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use identity::PeerRule;
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    Endpoint, Protocol, Transport,
+    connect::{Connected, ConnFacts, failed},
+    stream::{Heard, Stream},
+};
+use crate::{
+    Error, Reason,
+    message::ReqBody,
+    observe::{Gauge, WorkerObserve},
+    registry::{Entry, Facts, Guard, Received, Registry, Role},
+};
+
+/// Header fields of an answer.
+const MAX_ANSWER_FIELDS: usize = 256;
+/// Header bytes of an HTTP/2 answer.
+const MAX_ANSWER_BYTES: u32 = 64 * 1024;
+/// What a stream and a connection may send before we take it: bounds memory for each slow client.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// hyper's side of an HTTP/2 connection; kept beside its task because it knows the peer's limit of streams.
+type Http2 = Rc<RefCell<http2::Connection<TokioIo<Stream>, ReqBody, Tasks>>>;
+
+/// How requests get onto a connection.
+pub(super) enum Sender {
+    /// Exclusive until the answer is whole.
+    Http1(http1::SendRequest<ReqBody>),
+    /// Shared.
+    Http2(http2::SendRequest<ReqBody>),
+}
+
+/// A connection as the pool knows it.
+pub(super) struct Pooled {
+    pub(super) facts: Arc<ConnFacts>,
+    pub(super) heard: Arc<Heard>,
+    pub(super) made: Instant,
+    /// Not for new requests: a drain was ordered, or an answer was ambiguous.
+    pub(super) retired: Cell<bool>,
+    /// Streams under way (HTTP/2).
+    pub(super) streams: Cell<usize>,
+    /// When the last request was sent.
+    pub(super) last_used: Cell<Instant>,
+    /// The rule that the peer was last compared with by the pool.
+    pub(super) rule: RefCell<Option<Arc<PeerRule>>>,
+    /// Held so that its address, by which the pool knows it, is not given to another.
+    _transport: Arc<Transport>,
+    http2: Option<Http2>,
+}
+
+impl Pooled {
+    fn new(endpoint: &Endpoint, facts: Arc<ConnFacts>, heard: Arc<Heard>, http2: Option<Http2>) -> Rc<Self> {
+        let now = Instant::now();
+        Rc::new(Self {
+            facts,
+            heard,
+            made: now,
+            retired: Cell::new(false),
+            streams: Cell::new(0),
+            last_used: Cell::new(now),
+            rule: RefCell::new(None),
+            _transport: Arc::clone(&endpoint.transport),
+            http2,
+        })
+    }
+
+    /// Whether the peer lets another stream be opened now.
+    pub(super) fn has_room(&self) -> bool {
+        let limit = self.http2.as_ref().map_or(0, |http2| http2.borrow().current_max_send_streams());
+        self.streams.get() < limit
+    }
+}
+
+/// The tasks of one HTTP/2 connection, so that they can be ended together. Local to the worker.
+#[derive(Clone, Default)]
+pub(super) struct Tasks(Rc<RefCell<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        let mut tasks = self.0.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(future);
+    }
+}
+
+impl Tasks {
+    async fn ended(&self) {
+        poll_fn(|cx| {
+            let mut tasks = self.0.borrow_mut();
+            while let Poll::Ready(next) = tasks.poll_join_next(cx) {
+                if next.is_none() {
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Ends what is left of a connection with the task that drives it.
+#[derive(Default)]
+struct AbortAll(Tasks);
+
+impl Drop for AbortAll {
+    fn drop(&mut self) {
+        self.0.0.borrow_mut().abort_all();
+    }
+}
+
+/// What opening and driving a connection needs from the worker.
+pub(super) struct Opener<'a> {
+    pub(super) registry: &'a Arc<Registry>,
+    pub(super) observe: &'a Rc<WorkerObserve>,
+    /// Owns the tasks that drive connections.
+    pub(super) driving: &'a RefCell<JoinSet<()>>,
+    pub(super) cluster: &'a Arc<str>,
+    pub(super) protocol: Protocol,
+}
+
+impl Opener<'_> {
+    /// Speaks HTTP on a fresh connection. An HTTP/2 connection is ready when the peer's SETTINGS are there: until then its
+    /// limit of streams is unknown, and in TLS 1.3 so is whether it accepted our certificate. The deadline is the caller's.
+    pub(super) async fn open(
+        &self,
+        endpoint: &Endpoint,
+        connected: Connected,
+    ) -> Result<(Sender, Rc<Pooled>), Error> {
+        let secure = connected.facts.tls.is_some();
+        if connected.h2 || (self.protocol == Protocol::Http2 && !(secure && connected.offered_alpn)) {
+            return self.open_http2(endpoint, connected).await;
+        }
+        if self.protocol == Protocol::Http2 {
+            let message = "the upstream does not speak HTTP/2 (ALPN h2 was not chosen)".to_owned();
+            return Err(failed(endpoint.addr, Reason::UPSTREAM_PROTOCOL, message));
+        }
+        let heard = Arc::clone(connected.stream.heard());
+        let conn = Pooled::new(endpoint, connected.facts, heard, None);
+        let entry = self.register(endpoint, &conn)?;
+        let mut builder = http1::Builder::new();
+        builder.max_headers(MAX_ANSWER_FIELDS);
+        let broken = |error: hyper::Error| failed(endpoint.addr, Reason::UPSTREAM_PROTOCOL, error.to_string());
+        let (sender, running) = builder.handshake(TokioIo::new(connected.stream)).await.map_err(broken)?;
+        self.drive(entry, &conn, AbortAll::default(), running);
+        Ok((Sender::Http1(sender), conn))
+    }
+
+    async fn open_http2(&self, endpoint: &Endpoint, connected: Connected) -> Result<(Sender, Rc<Pooled>), Error> {
+        let heard = Arc::clone(connected.stream.heard());
+        let tasks = AbortAll::default();
+        let mut builder = http2::Builder::new(tasks.0.clone());
+        builder
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_ANSWER_BYTES);
+        let opened = match builder.handshake(TokioIo::new(connected.stream)).await {
+            Ok((sender, running)) => prefaced(running, &heard).await.map(|running| (sender, running)),
+            Err(error) => Err(error.to_string()),
+        };
+        let (sender, running) = opened.map_err(|what| {
+            let reason = if heard.refused_certificate() {
+                Reason::UPSTREAM_REFUSED_CERTIFICATE
+            } else {
+                Reason::UPSTREAM_PROTOCOL
+            };
+            failed(endpoint.addr, reason, format!("no HTTP/2 from the upstream: {what}"))
+        })?;
+        let running = Rc::new(RefCell::new(running));
+        let conn = Pooled::new(endpoint, connected.facts, heard, Some(Rc::clone(&running)));
+        let entry = self.register(endpoint, &conn)?;
+        let polled = poll_fn(move |cx| Pin::new(&mut *running.borrow_mut()).poll(cx));
+        self.drive(entry, &conn, tasks, polled);
+        Ok((Sender::Http2(sender), conn))
+    }
+
+    /// Puts a connection into the registry. If material changed since its handshake, a sweep may have passed in between:
+    /// then the peer is asked about once more.
+    fn register(&self, endpoint: &Endpoint, conn: &Pooled) -> Result<Entry, Error> {
+        let mut facts = Facts::new(Role::Upstream, Arc::clone(self.cluster));
+        facts.peer.clone_from(&conn.facts.peer);
+        let Transport::Tls(tls) = &*endpoint.transport else { return Ok(self.registry.register(facts)) };
+        let guard = Guard::Client { transport: Arc::clone(&endpoint.transport), rule: endpoint.peer.clone() };
+        facts.guard = Some(guard.clone());
+        let entry = self.registry.register(facts);
+        let generation = tls.profile.current().ok().map(|current| current.generation);
+        if generation != conn.facts.generation {
+            let refuse = |reason| failed(endpoint.addr, reason, "refused by newer trust".to_owned());
+            guard.recheck(conn.facts.peer.as_deref()).map_err(refuse)?;
+        }
+        Ok(entry)
+    }
+
+    /// Drives a connection until it and its streams have ended, or until a drain's deadline.
+    fn drive<C>(&self, entry: Entry, conn: &Rc<Pooled>, tasks: AbortAll, running: C)
+    where
+        C: Future<Output = Result<(), hyper::Error>> + 'static,
+    {
+        let (conn, observe) = (Rc::downgrade(conn), Rc::clone(self.observe));
+        let mut driving = self.driving.borrow_mut();
+        while driving.try_join_next().is_some() {}
+        driving.spawn_local(async move {
+            let _open = Open::new(observe);
+            let mut running = Box::pin(async {
+                if let Err(error) = running.await {
+                    tracing::debug!(%error, "upstream connection ended");
+                }
+                tasks.0.ended().await;
+            });
+            let mut cut: Option<Instant> = None;
+            loop {
+                let deadline = async {
+                    match cut {
+                        Some(at) => tokio::time::sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = &mut running => break,
+                    received = entry.ordered() => if let Received::Drain(drain) = received {
+                        if let Some(conn) = conn.upgrade() {
+                            conn.retired.set(true);
+                        }
+                        cut = Some(drain.deadline);
+                    },
+                    () = deadline => break,
+                }
+            }
+        });
+    }
+}
+
+/// Waits for the peer's first frame, which has to be SETTINGS (RFC 9113, 3.4).
+async fn prefaced<C>(mut running: C, heard: &Heard) -> Result<C, String>
+where
+    C: Future<Output = Result<(), hyper::Error>> + Unpin,
+{
+    let ended = tokio::select! {
+        biased;
+        () = heard.first_byte() => (&mut running).now_or_never(),
+        ended = &mut running => Some(ended),
+    };
+    match (heard.failure(), ended) {
+        (_, None) => Ok(running),
+        (Some(failure), Some(_)) => Err(failure.to_owned()),
+        (None, Some(Err(error))) => Err(error.to_string()),
+        (None, Some(Ok(()))) => Err("the connection was closed, or what came is not HTTP/2".to_owned()),
+    }
+}
+
+/// Counts an open connection.
+struct Open(Rc<WorkerObserve>);
+
+impl Open {
+    fn new(observe: Rc<WorkerObserve>) -> Self {
+        observe.gauge(Gauge::UpstreamOpen, 1);
+        Self(observe)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.gauge(Gauge::UpstreamOpen, -1);
+    }
+}

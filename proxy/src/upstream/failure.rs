@@ -1,0 +1,75 @@
+//! What a failed exchange means: whose fault, whether anything was processed, whether it may be tried again.
+
+use std::error::Error as StdError;
+
+use super::conn::Pooled;
+use crate::{Error, Reason, Retry};
+
+/// How a request stood when its exchange failed.
+pub(super) struct Sent<'a> {
+    pub(super) upstream: std::net::SocketAddr,
+    pub(super) conn: &'a Pooled,
+    /// The connection had carried another request before.
+    pub(super) reused: bool,
+    /// Bytes heard on the connection when the request was given to it.
+    pub(super) heard_before: u64,
+    pub(super) http2: bool,
+}
+
+impl Sent<'_> {
+    /// The error of an exchange that ended without the head of an answer. `returned`: the request came back, so that
+    /// nothing of it was sent.
+    pub(super) fn failed(&self, error: &hyper::Error, returned: bool) -> Error {
+        let mut message = causes(error);
+        if self.conn.heard.refused_certificate() {
+            let reason = Reason::UPSTREAM_REFUSED_CERTIFICATE;
+            return self.error(reason, Retry::Idempotent, self.conn.heard.failure().unwrap_or("").to_owned());
+        }
+        if let Some(failure) = self.conn.heard.failure() {
+            message.push_str("; ");
+            message.push_str(failure);
+        }
+        if returned {
+            return self.error(Reason::UPSTREAM_RESET, Retry::Unsent, message);
+        }
+        if error.is_parse() {
+            return self.error(Reason::UPSTREAM_PROTOCOL, Retry::Never, message);
+        }
+        let retry = if self.http2 { self.stream_retry(error) } else { self.connection_retry() };
+        self.error(Reason::UPSTREAM_RESET, retry, message)
+    }
+
+    /// A connection that was idle may have been closed by the upstream just as the request was sent. Once a byte of an
+    /// answer was heard, the request was processed.
+    fn connection_retry(&self) -> Retry {
+        let answered = self.conn.heard.bytes() > self.heard_before;
+        if self.reused && !answered { Retry::Idempotent } else { Retry::Never }
+    }
+
+    fn stream_retry(&self, error: &hyper::Error) -> Retry {
+        let cause = std::iter::successors(error.source(), |cause| (*cause).source());
+        match cause.filter_map(|cause| cause.downcast_ref::<h2::Error>()).next() {
+            // A GOAWAY reaches only the streams above its last id (RFC 9113, 6.8); a refused stream was not processed (8.7).
+            Some(h2) if h2.is_remote() && h2.is_go_away() => Retry::Unsent,
+            Some(h2) if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => Retry::Unsent,
+            Some(h2) if h2.is_reset() => Retry::Never,
+            // The connection died under the stream.
+            _ if self.reused => Retry::Idempotent,
+            _ => Retry::Never,
+        }
+    }
+
+    fn error(&self, reason: Reason, retry: Retry, message: String) -> Error {
+        Error::Upstream { upstream: self.upstream.to_string(), reason, retry, message }
+    }
+}
+
+/// An error with its causes: hyper prints one level only.
+fn causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+    }
+    text
+}

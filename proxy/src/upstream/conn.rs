@@ -35,8 +35,9 @@ const MAX_ANSWER_BYTES: u32 = 64 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// hyper's side of an HTTP/2 connection; kept beside its task because it knows the peer's limit of streams.
-type Http2 = Rc<RefCell<http2::Connection<TokioIo<Stream>, ReqBody, Tasks>>>;
+/// hyper's side of an HTTP/2 connection; kept beside its task because it knows the peer's limit of streams. Gone once it
+/// has ended, because it holds requests that were not sent, and only its end gives them back.
+type Http2 = Rc<RefCell<Option<http2::Connection<TokioIo<Stream>, ReqBody, Tasks>>>>;
 
 /// How requests get onto a connection.
 pub(super) enum Sender {
@@ -82,8 +83,8 @@ impl Pooled {
 
     /// Whether the peer lets another stream be opened now.
     pub(super) fn has_room(&self) -> bool {
-        let limit = self.http2.as_ref().map_or(0, |http2| http2.borrow().current_max_send_streams());
-        self.streams.get() < limit
+        let Some(http2) = &self.http2 else { return false };
+        http2.borrow().as_ref().is_some_and(|http2| self.streams.get() < http2.current_max_send_streams())
     }
 }
 
@@ -116,11 +117,17 @@ impl Tasks {
 
 /// Ends what is left of a connection with the task that drives it.
 #[derive(Default)]
-struct AbortAll(Tasks);
+struct Owned {
+    tasks: Tasks,
+    http2: Option<Http2>,
+}
 
-impl Drop for AbortAll {
+impl Drop for Owned {
     fn drop(&mut self) {
-        self.0.0.borrow_mut().abort_all();
+        self.tasks.0.borrow_mut().abort_all();
+        if let Some(http2) = &self.http2 {
+            *http2.borrow_mut() = None;
+        }
     }
 }
 
@@ -157,14 +164,14 @@ impl Opener<'_> {
         builder.max_headers(MAX_ANSWER_FIELDS);
         let broken = |error: hyper::Error| failed(endpoint.addr, Reason::UPSTREAM_PROTOCOL, error.to_string());
         let (sender, running) = builder.handshake(TokioIo::new(connected.stream)).await.map_err(broken)?;
-        self.drive(entry, &conn, AbortAll::default(), running);
+        self.drive(entry, &conn, Owned::default(), running);
         Ok((Sender::Http1(sender), conn))
     }
 
     async fn open_http2(&self, endpoint: &Endpoint, connected: Connected) -> Result<(Sender, Rc<Pooled>), Error> {
         let heard = Arc::clone(connected.stream.heard());
-        let tasks = AbortAll::default();
-        let mut builder = http2::Builder::new(tasks.0.clone());
+        let mut owned = Owned::default();
+        let mut builder = http2::Builder::new(owned.tasks.clone());
         builder
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -181,11 +188,20 @@ impl Opener<'_> {
             };
             failed(endpoint.addr, reason, format!("no HTTP/2 from the upstream: {what}"))
         })?;
-        let running = Rc::new(RefCell::new(running));
+        let running = Rc::new(RefCell::new(Some(running)));
         let conn = Pooled::new(endpoint, connected.facts, heard, Some(Rc::clone(&running)));
         let entry = self.register(endpoint, &conn)?;
-        let polled = poll_fn(move |cx| Pin::new(&mut *running.borrow_mut()).poll(cx));
-        self.drive(entry, &conn, tasks, polled);
+        let polled = poll_fn(move |cx| {
+            let mut slot = running.borrow_mut();
+            let Some(running) = slot.as_mut() else { return Poll::Ready(Ok(())) };
+            let polled = Pin::new(running).poll(cx);
+            if polled.is_ready() {
+                *slot = None;
+            }
+            polled
+        });
+        owned.http2 = conn.http2.clone();
+        self.drive(entry, &conn, owned, polled);
         Ok((Sender::Http2(sender), conn))
     }
 
@@ -207,7 +223,7 @@ impl Opener<'_> {
     }
 
     /// Drives a connection until it and its streams have ended, or until a drain's deadline.
-    fn drive<C>(&self, entry: Entry, conn: &Rc<Pooled>, tasks: AbortAll, running: C)
+    fn drive<C>(&self, entry: Entry, conn: &Rc<Pooled>, owned: Owned, running: C)
     where
         C: Future<Output = Result<(), hyper::Error>> + 'static,
     {
@@ -220,7 +236,7 @@ impl Opener<'_> {
                 if let Err(error) = running.await {
                     tracing::debug!(%error, "upstream connection ended");
                 }
-                tasks.0.ended().await;
+                owned.tasks.ended().await;
             });
             let mut cut: Option<Instant> = None;
             loop {

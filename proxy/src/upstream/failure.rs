@@ -50,7 +50,11 @@ impl Sent<'_> {
         let cause = std::iter::successors(error.source(), |cause| (*cause).source());
         match cause.filter_map(|cause| cause.downcast_ref::<h2::Error>()).next() {
             // A GOAWAY reaches only the streams above its last id (RFC 9113, 6.8); a refused stream was not processed (8.7).
-            Some(h2) if h2.is_remote() && h2.is_go_away() => Retry::Unsent,
+            Some(h2) if h2.is_remote() && h2.is_go_away() => {
+                // Older streams keep the connection open, but it takes no new ones.
+                self.conn.retired.set(true);
+                Retry::Unsent
+            }
             Some(h2) if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => Retry::Unsent,
             Some(h2) if h2.is_reset() => Retry::Never,
             // The connection died under the stream.

@@ -69,6 +69,7 @@ struct Ready {
     sender: Sender,
     conn: Rc<Pooled>,
     endpoint: Endpoint,
+    lease: Lease,
     reused: bool,
 }
 
@@ -181,12 +182,15 @@ impl Upstream {
         let endpoints = endpoints(cluster, search.deadline).await?;
         loop {
             let first = pick(cluster, &endpoints)?;
+            // Counted while it connects, too: a burst must not go to one endpoint.
+            let lease = Lease::new(&first.load);
             let opening = match self.pool.take(cluster, first) {
                 Offer::Reuse(sender, conn) => {
                     self.observe.count(Counter::UpstreamReuses);
-                    return Ok(Ready { sender, conn, endpoint: first.clone(), reused: true });
+                    return Ok(Ready { sender, conn, endpoint: first.clone(), lease, reused: true });
                 }
                 Offer::Wait(changed) => {
+                    drop(lease);
                     if timeout_at(search.deadline, changed).await.is_err() {
                         return Err(Error::Limit(Reason::OVERFLOW));
                     }
@@ -200,9 +204,9 @@ impl Upstream {
             let opened = timeout_at(search.deadline, self.open(cluster, &endpoint, connected)).await;
             let (sender, conn) = opened.unwrap_or_else(|_late| Err(dial.late(&endpoints, &[endpoint.addr])))?;
             self.pool.opened(PlaceKey::of(cluster, &endpoint), &sender, &conn);
-            let ready = Ready { sender, conn, endpoint, reused: false };
             drop(opening);
-            return Ok(ready);
+            let lease = if endpoint.addr == first.addr { lease } else { Lease::new(&endpoint.load) };
+            return Ok(Ready { sender, conn, endpoint, lease, reused: false });
         }
     }
 
@@ -230,8 +234,7 @@ impl Upstream {
         mut request: Request<ReqBody>,
         outgoing: &mut Outgoing,
     ) -> Result<Response<ResBody>, Error> {
-        let Ready { sender, conn, endpoint, reused } = ready;
-        let lease = Lease::new(&endpoint.load);
+        let Ready { sender, conn, endpoint, lease, reused } = ready;
         conn.last_used.set(Instant::now());
         let http2 = matches!(sender, Sender::Http2(_));
         let sent = Sent { upstream: endpoint.addr, conn: &conn, reused, heard_before: conn.heard.bytes(), http2 };

@@ -91,10 +91,9 @@ impl Error {
     pub fn origin(&self) -> Origin {
         match self {
             Self::Downstream { .. } | Self::DownstreamClosed => Origin::Downstream,
-            Self::Connect { .. } | Self::Upstream { .. } => Origin::Upstream,
             Self::Identity { .. } | Self::Limit(_) => Origin::Us,
             Self::Timeout { reason, .. } if *reason == Reason::HEADER_TIMEOUT => Origin::Downstream,
-            Self::Timeout { .. } => Origin::Upstream,
+            Self::Connect { .. } | Self::Upstream { .. } | Self::Timeout { .. } => Origin::Upstream,
         }
     }
 
@@ -135,6 +134,52 @@ impl Error {
             Self::Upstream { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { reason, .. } if *reason == Reason::HEADER_TIMEOUT => StatusCode::REQUEST_TIMEOUT,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn downstream(reason: Reason) -> Error {
+        Error::Downstream { reason, message: String::new() }
+    }
+
+    fn upstream(reason: Reason, retry: Retry) -> Error {
+        Error::Upstream { upstream: String::new(), reason, retry, message: String::new() }
+    }
+
+    #[test]
+    fn every_variant_has_its_origin_retry_and_status() {
+        use Origin::{Downstream, Upstream, Us};
+        let (upstream_name, message) = (String::new(), String::new());
+        let connect =
+            Error::Connect { upstream: upstream_name.clone(), reason: Reason::CONNECT_TIMEOUT, message: message.clone() };
+        let identity = Error::Identity { upstream: upstream_name, reason: Reason::IDENTITY_PENDING, message };
+        let late = |reason| Error::Timeout { reason, after: Duration::from_secs(1) };
+        let refused = Reason::UPSTREAM_REFUSED_CERTIFICATE;
+        let table = [
+            (downstream(Reason::BAD_FRAMING), Downstream, Retry::Never, 400),
+            (downstream(Reason::BAD_HOST), Downstream, Retry::Never, 400),
+            (downstream(Reason::HEADERS_TOO_LARGE), Downstream, Retry::Never, 431),
+            (downstream(Reason::HEADER_TIMEOUT), Downstream, Retry::Never, 408),
+            (Error::DownstreamClosed, Downstream, Retry::Never, 503),
+            (connect, Upstream, Retry::Unsent, 503),
+            (identity, Us, Retry::Never, 503),
+            (upstream(Reason::UPSTREAM_RESET, Retry::Idempotent), Upstream, Retry::Idempotent, 503),
+            (upstream(Reason::UPSTREAM_RESET, Retry::Unsent), Upstream, Retry::Unsent, 503),
+            (upstream(refused, Retry::Idempotent), Upstream, Retry::Idempotent, 503),
+            (upstream(Reason::UPSTREAM_PROTOCOL, Retry::Never), Upstream, Retry::Never, 502),
+            (late(Reason::UPSTREAM_TIMEOUT), Upstream, Retry::Never, 504),
+            (late(Reason::STREAM_IDLE), Upstream, Retry::Never, 504),
+            (late(Reason::HEADER_TIMEOUT), Downstream, Retry::Never, 408),
+            (Error::Limit(Reason::OVERFLOW), Us, Retry::Never, 503),
+        ];
+        for (error, origin, retry, status) in table {
+            assert_eq!((error.origin(), error.retry(), error.status().as_u16()), (origin, retry, status), "{error:?}");
         }
     }
 }

@@ -115,7 +115,7 @@ impl<'a> Fields<'a> {
     pub fn each(self, mut each: impl FnMut(&'a [u8], &'a [u8])) {
         match self {
             Self::Typed(map) => {
-                map.iter().for_each(|(name, value)| each(name.as_str().as_bytes(), value.as_bytes()))
+                map.iter().for_each(|(name, value)| each(name.as_str().as_bytes(), value.as_bytes()));
             }
             Self::Raw(raw) => raw.iter().for_each(|(name, value)| each(name, value)),
         }

@@ -63,6 +63,7 @@ impl<B> Replay<B> {
     }
 
     /// The same body for somebody who may ask for another sending.
+    #[must_use]
     pub fn handle(&self) -> Self {
         Self { kept: Rc::clone(&self.kept), turn: self.turn }
     }
@@ -190,20 +191,21 @@ mod tests {
 
     fn source(chunks: &[usize]) -> Frames {
         let mut frames: VecDeque<_> =
-            chunks.iter().enumerate().map(|(i, len)| Frame::data(Bytes::from(vec![b'a' + i as u8; *len]))).collect();
+            (b'a'..).zip(chunks).map(|(letter, len)| Frame::data(Bytes::from(vec![letter; *len]))).collect();
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
         frames.push_back(Frame::trailers(trailers));
         Frames(frames)
     }
 
-    fn next(body: &mut Replay<Frames>) -> Option<Option<Frame<Bytes>>> {
-        poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).now_or_never().map(|frame| frame.map(|f| f.expect("infallible")))
+    fn next(body: &mut Replay<Frames>) -> Poll<Option<Frame<Bytes>>> {
+        let polled = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).now_or_never();
+        polled.map_or(Poll::Pending, |frame| Poll::Ready(frame.map(|frame| frame.expect("infallible"))))
     }
 
     fn all(body: &mut Replay<Frames>) -> (Vec<u8>, bool) {
         let (mut data, mut trailers) = (Vec::new(), false);
-        while let Some(Some(frame)) = next(body) {
+        while let Poll::Ready(Some(frame)) = next(body) {
             trailers |= frame.is_trailers();
             data.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
         }
@@ -214,9 +216,9 @@ mod tests {
     fn a_second_sending_gives_everything_from_the_start_and_the_first_stops() {
         let mut first = Replay::new(source(&[3, 4]));
         let keeper = first.handle();
-        assert!(next(&mut first).is_some());
+        assert!(next(&mut first).is_ready());
         let mut second = keeper.again().expect("small");
-        assert!(next(&mut first).is_none(), "an older sending must neither go on nor end");
+        assert!(next(&mut first).is_pending(), "an older sending must neither go on nor end");
         assert!(!first.is_end_stream());
         assert_eq!(all(&mut second), (b"aaabbbb".to_vec(), true));
         assert_eq!(all(&mut keeper.again().expect("small")), (b"aaabbbb".to_vec(), true));
@@ -226,9 +228,9 @@ mod tests {
     fn a_big_body_passes_whole_but_only_once() {
         let mut body = Replay::new(source(&[REPLAY_LIMIT, 1, 7]));
         let keeper = body.handle();
-        assert!(next(&mut body).is_some());
+        assert!(next(&mut body).is_ready());
         assert!(keeper.can_repeat());
-        assert!(next(&mut body).is_some());
+        assert!(next(&mut body).is_ready());
         assert!(!keeper.can_repeat() && keeper.again().is_none());
         assert_eq!(all(&mut body), (b"ccccccc".to_vec(), true));
         assert!(keeper.kept.borrow().passed.is_empty());
@@ -240,7 +242,7 @@ mod tests {
         let keeper = first.handle();
         let _both = (next(&mut first), next(&mut first));
         let mut second = keeper.again().expect("small");
-        assert!(next(&mut second).is_some());
+        assert!(next(&mut second).is_ready());
         keeper.seal();
         assert!(keeper.again().is_none());
         assert_eq!(all(&mut second), (b"bbccc".to_vec(), true));

@@ -31,7 +31,7 @@ impl Default for ClusterPolicy {
     fn default() -> Self {
         Self {
             connect_timeout: None,
-            idle_timeout: Duration::from_secs(3600),
+            idle_timeout: Duration::from_hours(1),
             max_lifetime: None,
             max_h2_connections: 4,
         }
@@ -207,10 +207,10 @@ impl Clusters {
                 follower: OnceLock::new(),
             });
             by_key.insert(key.clone(), Arc::downgrade(&cluster));
-            if let (EndpointOrigin::Dns, Some(resolver)) = (origin, &self.resolver) {
-                if let Some(follower) = resolver.follow(&cluster) {
-                    cluster.follower.get_or_init(|| follower);
-                }
+            if let (EndpointOrigin::Dns, Some(resolver)) = (origin, &self.resolver)
+                && let Some(follower) = resolver.follow(&cluster)
+            {
+                cluster.follower.get_or_init(|| follower);
             }
             cluster
         });

@@ -200,7 +200,7 @@ impl Opener<'_> {
             }
             polled
         });
-        owned.http2 = conn.http2.clone();
+        owned.http2.clone_from(&conn.http2);
         self.drive(entry, &conn, owned, polled);
         Ok((Sender::Http2(sender), conn))
     }

@@ -36,7 +36,7 @@ pub(super) struct ConnFacts {
 /// Connections are not used for new requests from this long before the end of our own certificate.
 const RETIRE_BEFORE_END: Duration = Duration::from_secs(2);
 /// A connection that rests this long is probed.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
 /// Between two probes.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 

@@ -47,8 +47,8 @@ impl Sent<'_> {
     }
 
     fn stream_retry(&self, error: &hyper::Error) -> Retry {
-        let cause = std::iter::successors(error.source(), |cause| (*cause).source());
-        match cause.filter_map(|cause| cause.downcast_ref::<h2::Error>()).next() {
+        let mut causes = std::iter::successors(error.source(), |cause| (*cause).source());
+        match causes.find_map(|cause| cause.downcast_ref::<h2::Error>()) {
             // A GOAWAY reaches only the streams above its last id (RFC 9113, 6.8); a refused stream was not processed (8.7).
             Some(h2) if h2.is_remote() && h2.is_go_away() => {
                 // Older streams keep the connection open, but it takes no new ones.

@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
 use super::{Cluster, ServiceRef};
 
 /// Answers are asked again no sooner and no later than this, whatever their TTL.
-const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(2);
 

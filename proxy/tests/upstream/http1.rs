@@ -315,14 +315,14 @@ fn idle_connections_are_closed_by_the_sweep_and_by_a_drain() {
         let cluster = rig.cluster(Protocol::Http1, &[server.addr]);
         let route = route(&cluster);
         rig.get(&route).await;
-        rig.upstream.sweep(&[cluster.clone()]);
+        rig.upstream.sweep(std::slice::from_ref(&cluster));
         rig.get(&route).await;
         assert_eq!(server.connections.get(), 1, "an unhurt connection survives a sweep and an edited policy");
         cluster.policy.store(std::sync::Arc::new(ClusterPolicy {
             idle_timeout: Duration::from_nanos(1),
             ..ClusterPolicy::default()
         }));
-        rig.upstream.sweep(&[cluster.clone()]);
+        rig.upstream.sweep(std::slice::from_ref(&cluster));
         until("the idle connection is closed", || rig.open() == 0).await;
         cluster.policy.store(std::sync::Arc::default());
         rig.get(&route).await;

@@ -115,7 +115,7 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) async fn read(response: Response<ResBody>) -> Self {
         let status = response.status().as_u16();
-        let body = response.into_body().collect().await.ok().map(|body| body.to_bytes());
+        let body = response.into_body().collect().await.ok().map(http_body_util::Collected::to_bytes);
         Self { status, body }
     }
 

@@ -161,7 +161,7 @@ fn cluster(rig: &Rig, addr: SocketAddr, own: &Arc<Source>, (protocol, alpn): (Pr
 const H1: (Protocol, &[&[u8]]) = (Protocol::Auto, &[b"http/1.1"]);
 const ANY: (Protocol, &[&[u8]]) = (Protocol::Auto, &[b"h2", b"http/1.1"]);
 const H2: (Protocol, &[&[u8]]) = (Protocol::Http2, &[b"h2"]);
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
 fn alpn_chooses_and_both_identities_are_known() {

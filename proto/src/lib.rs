@@ -4,6 +4,7 @@
 pub mod workload {
     #![allow(
         missing_docs,
+        missing_debug_implementations,
         unreachable_pub,
         unused_qualifications,
         clippy::all,

@@ -1,15 +1,17 @@
 //! A certificate authority of the dev authority, and the certificates it makes.
 
 use std::{
-    fs, io::Write as _,
+    fs,
+    io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     time::{Duration, SystemTime},
 };
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose as Eku, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose as Usage, SanType, SerialNumber, string::Ia5String,
+    BasicConstraints, Certificate, CertificateParams, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose as Eku, IsCa, Issuer, KeyPair, KeyUsagePurpose as Usage, SanType, SerialNumber,
+    string::Ia5String,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
@@ -60,8 +62,9 @@ impl Ca {
         let io = |source| Error::Io { what: format!("{}", path.display()), source };
         if path.exists() {
             let pem = fs::read_to_string(&path).map_err(io)?;
-            return Self::from_pem(&pem)
-                .ok_or_else(|| Error::Setting(format!("{} is not a CA that was kept here; remove it", path.display())));
+            return Self::from_pem(&pem).ok_or_else(|| {
+                Error::Setting(format!("{} is not a CA that was kept here; remove it", path.display()))
+            });
         }
         let (ca, pem) = Self::generate(trust_domain, number)?;
         let mut file =
@@ -83,10 +86,9 @@ impl Ca {
         params.distinguished_name.push(DnType::OrganizationName, "Selvedge dev authority");
         params.distinguished_name.push(DnType::CommonName, format!("CA {number} of {trust_domain}"));
         // Verifiers find authorities by name: two CAs must never share one (spiffe.md 6.2).
-        params.distinguished_name.push(
-            DnType::CustomDnType(vec![2, 5, 4, 5]),
-            format!("{:032x}", fastrand::u128(..)),
-        );
+        params
+            .distinguished_name
+            .push(DnType::CustomDnType(vec![2, 5, 4, 5]), format!("{:032x}", fastrand::u128(..)));
         params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
         validity(&mut params, CA_LIFETIME);
         let certificate = params.self_signed(&key).map_err(broken)?;

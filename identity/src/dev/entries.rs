@@ -48,6 +48,16 @@ pub struct Entry {
     pub selectors: Vec<String>,
 }
 
+fn check_domain(field: &str, name: &str) -> Result<(), String> {
+    match TrustDomain::new(name) {
+        Err(error) => Err(format!("{field} `{name}`: {error}")),
+        Ok(domain) if domain.as_str() != name => {
+            Err(format!("{field} `{name}`: write the name alone, in lower case: {domain}"))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
 fn first() -> u32 {
     1
 }
@@ -82,7 +92,13 @@ impl Entries {
 
     /// Everything that cannot be meant, named.
     pub fn check(&self) -> Result<(), String> {
-        TrustDomain::new(&self.trust_domain).map_err(|error| format!("trust_domain `{}`: {error}", self.trust_domain))?;
+        check_domain("trust_domain", &self.trust_domain)?;
+        for domain in self.federated.keys() {
+            check_domain("federated", domain)?;
+            if *domain == self.trust_domain {
+                return Err(format!("federated `{domain}`: is our own trust domain"));
+            }
+        }
         for entry in &self.entries {
             let wrong = |why: String| format!("entry {}: {why}", entry.spiffe_id);
             let id = parse_peer_id(&entry.spiffe_id).map_err(|error| wrong(error.to_string()))?;

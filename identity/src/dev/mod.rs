@@ -10,7 +10,7 @@ mod serve;
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,8 +30,27 @@ use serve::Workload;
 pub struct DevAuthority {
     folder: PathBuf,
     state: watch::Sender<Arc<Authority>>,
-    served: Mutex<BTreeMap<String, CancellationToken>>,
+    served: Mutex<BTreeMap<PathBuf, Served>>,
     servers: Mutex<JoinSet<()>>,
+}
+
+/// A socket that is served.
+#[derive(Debug)]
+struct Served {
+    cancel: CancellationToken,
+    /// Device and inode of the socket that we bound.
+    inode: (u64, u64),
+}
+
+impl Served {
+    /// Ends the server and removes its socket, unless the path is somebody else's by now.
+    fn end(&self, path: &Path) {
+        self.cancel.cancel();
+        let ours = fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
+        if ours && let Err(error) = fs::remove_file(path) {
+            tracing::debug!(socket = %path.display(), %error, "dev authority: a socket stays behind");
+        }
+    }
 }
 
 /// What the authority issues from: replaced as a whole when the entries change.
@@ -80,7 +99,8 @@ impl DevAuthority {
         Ok(started)
     }
 
-    /// Replaces the entries: open streams get what changed at once; removed entries are refused and their sockets closed.
+    /// Replaces the entries: open streams get what changed at once. The socket of a removed entry stays and answers
+    /// PermissionDenied: to its clients that is a revocation, where a socket that is gone would be an agent that restarts.
     pub fn update(&self, entries: Entries, persist: bool) -> Result<(), Error> {
         entries.check().map_err(Error::Setting)?;
         let old = self.state.borrow().clone();
@@ -110,9 +130,8 @@ impl DevAuthority {
     /// Ends the servers, waits for them and removes the sockets.
     pub async fn stop(&self) {
         let served = std::mem::take(&mut *self.served.lock());
-        for (socket, cancel) in &served {
-            cancel.cancel();
-            let _already_gone = fs::remove_file(self.folder.join(socket));
+        for (path, socket) in &served {
+            socket.end(path);
         }
         let mut servers = std::mem::take(&mut *self.servers.lock());
         while servers.join_next().await.is_some() {}
@@ -124,23 +143,16 @@ impl DevAuthority {
             state.entries.entries.iter().map(|entry| entry.socket.clone()).collect()
         };
         let mut served = self.served.lock();
-        served.retain(|socket, cancel| {
-            let keep = wanted.contains(socket);
-            if !keep {
-                cancel.cancel();
-                let _already_gone = fs::remove_file(self.folder.join(socket));
-            }
-            keep
-        });
         for socket in wanted {
-            if served.contains_key(&socket) {
+            let path = self.folder.join(&socket);
+            if served.contains_key(&path) {
                 continue;
             }
-            let listener = bind(&self.folder.join(&socket))?;
+            let (listener, inode) = bind(&path)?;
             let cancel = CancellationToken::new();
-            let workload = Workload { socket: socket.clone(), state: self.state.subscribe() };
-            self.servers.lock().spawn(serve::serve(listener, workload, cancel.clone()));
-            served.insert(socket, cancel);
+            let workload = Workload { socket, state: self.state.subscribe(), stop: cancel.clone() };
+            self.servers.lock().spawn(serve::serve(listener, workload));
+            served.insert(path, Served { cancel, inode });
         }
         Ok(())
     }
@@ -148,25 +160,31 @@ impl DevAuthority {
 
 impl Drop for DevAuthority {
     fn drop(&mut self) {
-        for (socket, cancel) in self.served.lock().iter() {
-            cancel.cancel();
-            let _already_gone = fs::remove_file(self.folder.join(socket));
+        for (path, socket) in self.served.lock().iter() {
+            socket.end(path);
         }
     }
 }
 
-/// A socket of our own: a dead one of an earlier run is replaced, a live one of somebody else is not.
-fn bind(path: &Path) -> Result<UnixListener, Error> {
+/// A socket of our own, with its device and inode: a dead one of an earlier run is replaced; a live one of somebody else
+/// or a file that is no socket (a kept CA) is not.
+fn bind(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
     let io = |source: io::Error| Error::Io { what: format!("listen on {}", path.display()), source };
-    if path.exists() {
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            let message = format!("{} is there and is not a socket; choose another `socket` name", path.display());
+            return Err(Error::Setting(message));
+        }
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_somebody_listens) => return Err(io(io::Error::from(io::ErrorKind::AddrInUse))),
-            Err(_dead) => fs::remove_file(path).map_err(io)?,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(io)?,
+            Err(error) => return Err(io(error)),
         }
     }
     let listener = UnixListener::bind(path).map_err(io)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io)?;
-    Ok(listener)
+    let bound = fs::symlink_metadata(path).map_err(io)?;
+    Ok((listener, (bound.dev(), bound.ino())))
 }
 
 fn make_folder(folder: &Path) -> Result<(), Error> {

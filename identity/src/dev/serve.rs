@@ -1,13 +1,18 @@
 //! The Workload API of one entry's socket.
 
-use std::{pin::Pin, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{Stream, stream};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
+    X509svidResponse,
     spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
 };
 use tokio::{
@@ -25,20 +30,28 @@ use super::{Authority, Entry};
 pub(super) struct Workload {
     pub(super) socket: String,
     pub(super) state: watch::Receiver<Arc<Authority>>,
+    /// Ends the server and its streams.
+    pub(super) stop: CancellationToken,
 }
+
+/// Lifetime of an SVID whose entry does not say.
+const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+/// How long connections may take to close once their streams have ended.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Most connections to one socket at a time.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// Serves until cancelled. Cancelling drops the streams: clients see the connection end, as with an agent that stops.
-pub(super) async fn serve(listener: UnixListener, workload: Workload, cancel: CancellationToken) {
+/// Serves until stopped. Open streams then end with Unavailable, as with an agent that stops.
+pub(super) async fn serve(listener: UnixListener, workload: Workload) {
+    let stop = workload.stop.clone();
     let service = SpiffeWorkloadApiServer::new(workload);
     let mut connections = JoinSet::new();
     let accept = async {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                    connections.spawn(serve_connection(stream, service.clone()));
+                    connections.spawn(serve_connection(stream, service.clone(), stop.clone()));
                 }
                 Ok((refused, _)) => drop(refused),
                 Err(error) => {
@@ -49,20 +62,36 @@ pub(super) async fn serve(listener: UnixListener, workload: Workload, cancel: Ca
             while connections.try_join_next().is_some() {}
         }
     };
-    cancel.run_until_cancelled(accept).await;
+    stop.run_until_cancelled(accept).await;
+    drop(listener);
+    let closed = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(CLOSE_DEADLINE, closed).await.is_err() {
+        tracing::debug!("dev authority: connections cut that did not close");
+    }
 }
 
-async fn serve_connection(stream: UnixStream, service: SpiffeWorkloadApiServer<Workload>) {
+async fn serve_connection(
+    stream: UnixStream,
+    service: SpiffeWorkloadApiServer<Workload>,
+    stop: CancellationToken,
+) {
     let caller = CallerIds(stream.peer_cred().ok().map(|cred| (cred.uid(), cred.gid())));
     let call = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(caller);
         let mut service = service.clone();
         async move { service.call(request).await }
     });
-    let served = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(64)
-        .serve_connection(TokioIo::new(stream), call)
-        .await;
+        .serve_connection(TokioIo::new(stream), call);
+    let mut connection = pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "dev authority: a connection ended");
     }
@@ -83,7 +112,7 @@ impl Workload {
         }
         let ids = request.extensions().get::<CallerIds>().and_then(|caller| caller.0);
         let caller = Caller { socket: self.socket.clone(), ids };
-        caller.entry(&self.state.borrow())?;
+        caller.entries(&self.state.borrow())?;
         Ok(caller)
     }
 }
@@ -97,58 +126,76 @@ struct Caller {
 }
 
 impl Caller {
-    fn entry<'a>(&self, authority: &'a Authority) -> Result<&'a Entry, Status> {
-        let entries = authority.entries.entries.iter();
-        let mut mine = entries.filter(|entry| entry.socket == self.socket && entry.admits(self.ids));
-        mine.next().ok_or_else(|| Status::permission_denied("no identity issued"))
+    /// The entries of this socket whose selectors hold, in the file's order; the first is the default identity.
+    fn entries<'a>(&self, authority: &'a Authority) -> Result<Vec<&'a Entry>, Status> {
+        let all = authority.entries.entries.iter();
+        let mine: Vec<_> =
+            all.filter(|entry| entry.socket == self.socket && entry.admits(self.ids)).collect();
+        if mine.is_empty() { Err(Status::permission_denied("no identity issued")) } else { Ok(mine) }
     }
 
-    fn svid(&self, authority: &Authority) -> Result<(X509svidResponse, Duration), Status> {
-        let entry = self.entry(authority)?;
+    /// All SVIDs of the caller, and when to renew them.
+    fn svids(&self, authority: &Authority) -> Result<(X509svidResponse, Duration), Status> {
+        let entries = self.entries(authority)?;
+        let lifetimes = entries.iter().map(|entry| entry.lifetime().unwrap_or(DEFAULT_TTL));
+        let renewal = lifetimes.min().unwrap_or(DEFAULT_TTL) / 2;
+        let svids =
+            entries.into_iter().map(|entry| Self::svid(authority, entry)).collect::<Result<_, _>>()?;
+        let foreign = authority.federated.iter().map(|(domain, der)| (domain.clone(), der.clone().into()));
+        Ok((X509svidResponse { svids, crl: Vec::new(), federated_bundles: foreign.collect() }, renewal))
+    }
+
+    fn svid(authority: &Authority, entry: &Entry) -> Result<X509svid, Status> {
         let internal = |why: String| Status::unavailable(why);
         let ca = authority.signer().ok_or_else(|| internal("no CA signs".to_owned()))?;
-        let ttl = entry.lifetime().unwrap_or(Duration::from_secs(3600));
+        let ttl = entry.lifetime().unwrap_or(DEFAULT_TTL);
         let minted = ca.mint(&entry.spiffe_id, ttl).map_err(|error| internal(error.to_string()))?;
-        let svid = X509svid {
+        Ok(X509svid {
             spiffe_id: entry.spiffe_id.clone(),
             x509_svid: minted.certificate.to_vec().into(),
             x509_svid_key: minted.key_der().to_vec().into(),
             bundle: authority.bundle().into(),
             hint: entry.hint.clone(),
-        };
-        let foreign = authority.federated.iter().map(|(domain, der)| (domain.clone(), der.clone().into()));
-        let response = X509svidResponse { svids: vec![svid], crl: Vec::new(), federated_bundles: foreign.collect() };
-        Ok((response, ttl / 2))
+        })
     }
 }
 
 /// One message at once, one at each change, and one at each renewal if there is one.
-fn follow<T, F>(state: watch::Receiver<Arc<Authority>>, make: F) -> Boxed<T>
+fn follow<T, F>(workload: &Workload, make: F) -> Boxed<T>
 where
     T: Send + 'static,
     F: Fn(&Authority) -> Result<(T, Option<Duration>), Status> + Send + 'static,
 {
-    let start = (state, make, Some(Duration::ZERO), false);
-    Box::pin(stream::unfold(start, |(mut state, make, wait, ended)| async move {
-        if ended {
-            return None;
-        }
-        let renewal = async {
-            match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
+    let stop = workload.stop.clone();
+    let start = (workload.state.clone(), make, Some(Duration::ZERO), false);
+    Box::pin(stream::unfold(start, move |(mut state, make, wait, ended)| {
+        let stop = stop.clone();
+        async move {
+            if ended {
+                return None;
             }
-        };
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() {
-                return Some((Err(Status::unavailable("the dev authority stops")), (state, make, None, true)));
-            },
-            () = renewal => {}
-        }
-        let authority = Arc::clone(&state.borrow_and_update());
-        match make(&authority) {
-            Ok((message, next)) => Some((Ok(message), (state, make, next, false))),
-            Err(status) => Some((Err(status), (state, make, None, true))),
+            let renewal = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let goes_on = tokio::select! {
+                changed = state.changed() => changed.is_ok(),
+                () = stop.cancelled() => false,
+                () = renewal => true,
+            };
+            if !goes_on {
+                return Some((
+                    Err(Status::unavailable("the dev authority stops")),
+                    (state, make, None, true),
+                ));
+            }
+            let authority = Arc::clone(&state.borrow_and_update());
+            match make(&authority) {
+                Ok((message, next)) => Some((Ok(message), (state, make, next, false))),
+                Err(status) => Some((Err(status), (state, make, None, true))),
+            }
         }
     }))
 }
@@ -164,8 +211,8 @@ impl SpiffeWorkloadApi for Workload {
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let caller = self.admit(&request)?;
-        let stream = follow(self.state.clone(), move |authority| {
-            caller.svid(authority).map(|(message, renewal)| (message, Some(renewal)))
+        let stream = follow(self, move |authority| {
+            caller.svids(authority).map(|(message, renewal)| (message, Some(renewal)))
         });
         Ok(Response::new(stream))
     }
@@ -175,30 +222,40 @@ impl SpiffeWorkloadApi for Workload {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         let caller = self.admit(&request)?;
-        let stream = follow(self.state.clone(), move |authority| {
-            caller.entry(authority)?;
+        let stream = follow(self, move |authority| {
+            caller.entries(authority)?;
             let own = (format!("spiffe://{}", authority.entries.trust_domain), authority.bundle().into());
-            let foreign = authority.federated.iter().map(|(domain, der)| (domain.clone(), der.clone().into()));
+            let foreign =
+                authority.federated.iter().map(|(domain, der)| (domain.clone(), der.clone().into()));
             Ok((X509BundlesResponse { crl: Vec::new(), bundles: foreign.chain([own]).collect() }, None))
         });
         Ok(Response::new(stream))
     }
 
-    async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
         let caller = self.admit(&request)?;
         let authority = Arc::clone(&self.state.borrow());
-        let entry = caller.entry(&authority)?;
+        let entries = caller.entries(&authority)?;
         let asked = request.into_inner();
         if asked.audience.is_empty() {
             return Err(Status::invalid_argument("audience must be specified"));
         }
-        if !asked.spiffe_id.is_empty() && asked.spiffe_id != entry.spiffe_id {
+        let now = SystemTime::now();
+        let mut svids = Vec::new();
+        for entry in entries {
+            if asked.spiffe_id.is_empty() || asked.spiffe_id == entry.spiffe_id {
+                let token = authority.jwt.issue(&entry.spiffe_id, &asked.audience, now);
+                let svid = token.ok_or_else(|| Status::unavailable("the token could not be signed"))?;
+                svids.push(Jwtsvid { spiffe_id: entry.spiffe_id.clone(), svid, hint: entry.hint.clone() });
+            }
+        }
+        if svids.is_empty() {
             return Err(Status::permission_denied("no identity issued"));
         }
-        let token = authority.jwt.issue(&entry.spiffe_id, &asked.audience, SystemTime::now());
-        let svid = token.ok_or_else(|| Status::unavailable("the token could not be signed"))?;
-        let svid = Jwtsvid { spiffe_id: entry.spiffe_id.clone(), svid, hint: entry.hint.clone() };
-        Ok(Response::new(JwtsvidResponse { svids: vec![svid] }))
+        Ok(Response::new(JwtsvidResponse { svids }))
     }
 
     async fn fetch_jwt_bundles(
@@ -206,8 +263,8 @@ impl SpiffeWorkloadApi for Workload {
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         let caller = self.admit(&request)?;
-        let stream = follow(self.state.clone(), move |authority| {
-            caller.entry(authority)?;
+        let stream = follow(self, move |authority| {
+            caller.entries(authority)?;
             let own = (format!("spiffe://{}", authority.entries.trust_domain), authority.jwt.jwks().into());
             Ok((JwtBundlesResponse { bundles: [own].into() }, None))
         });

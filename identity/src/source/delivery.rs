@@ -14,12 +14,14 @@ const MAX_HINT_BYTES: usize = 1024;
 
 /// Reads a message. The second part names what was left out (foreign bundles that cannot be used).
 pub(super) fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Material, Vec<String>), Problem> {
-    let malformed = |why: String| Problem::new("svid_malformed", format!("the Workload API's message was discarded: {why}"));
+    let malformed = |why: String| {
+        Problem::new("svid_malformed", format!("the Workload API's message was discarded: {why}"))
+    };
     if message.svids.is_empty() {
         return Err(malformed("it holds no SVID".to_owned()));
     }
-    if message.svids.len() > MAX_ITEMS || message.federated_bundles.len() > MAX_ITEMS {
-        return Err(malformed(format!("it holds more than {MAX_ITEMS} SVIDs or bundles")));
+    if message.svids.len().max(message.federated_bundles.len()).max(message.crl.len()) > MAX_ITEMS {
+        return Err(malformed(format!("it holds more than {MAX_ITEMS} SVIDs, bundles or revocation lists")));
     }
     let mut own: Vec<Arc<Credential>> = Vec::new();
     let mut bundles = BTreeMap::new();
@@ -40,8 +42,7 @@ pub(super) fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Mater
         }
     }
     for (name, der) in &message.federated_bundles {
-        let domain = TrustDomain::new(name.trim_end_matches('/'));
-        let read = domain.map_err(|error| format!("federated bundle `{name}`: {error}")).and_then(|domain| {
+        let read = foreign_domain(name).and_then(|domain| {
             let bundle = read_bundle(&domain, der, &crls, now).map_err(|problem| problem.to_string())?;
             Ok((domain, bundle))
         });
@@ -56,10 +57,25 @@ pub(super) fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Mater
     Ok((Material { own, trust: Some(Arc::new(Trust::Spiffe(bundles))) }, warnings))
 }
 
+/// The key of a foreign bundle: the SPIFFE ID of a trust domain, which has no path.
+fn foreign_domain(name: &str) -> Result<TrustDomain, String> {
+    let wrong = |why: &dyn std::fmt::Display| format!("federated bundle `{name}`: {why}");
+    let domain = TrustDomain::new(name).map_err(|error| wrong(&error))?;
+    if domain.id_string() == name {
+        Ok(domain)
+    } else {
+        Err(wrong(&"its key is not the ID of a trust domain"))
+    }
+}
+
 fn read_svid(svid: &X509svid, now: SystemTime) -> Result<(Credential, TrustDomain), Problem> {
     let what = format!("SVID `{}`", svid.spiffe_id);
     let malformed = |why: &str| Problem::new("svid_malformed", format!("{what} {why}"));
-    if svid.spiffe_id.is_empty() || svid.x509_svid.is_empty() || svid.x509_svid_key.is_empty() || svid.bundle.is_empty() {
+    if svid.spiffe_id.is_empty()
+        || svid.x509_svid.is_empty()
+        || svid.x509_svid_key.is_empty()
+        || svid.bundle.is_empty()
+    {
         return Err(malformed("lacks its ID, certificate, key or bundle"));
     }
     if svid.hint.len() > MAX_HINT_BYTES {
@@ -68,7 +84,10 @@ fn read_svid(svid: &X509svid, now: SystemTime) -> Result<(Credential, TrustDomai
     let chain = split_der(&svid.x509_svid).ok_or_else(|| malformed("has a certificate that is not DER"))?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.x509_svid_key.to_vec()));
     let mut credential = Credential::new(&what, chain, &key, now)?;
-    let id = credential.spiffe_id.clone().ok_or_else(|| malformed("has a certificate without exactly one SPIFFE ID"))?;
+    let id = credential
+        .spiffe_id
+        .clone()
+        .ok_or_else(|| malformed("has a certificate without exactly one SPIFFE ID"))?;
     if id.to_string() != svid.spiffe_id {
         return Err(malformed(&format!("has a certificate for {id}")));
     }
@@ -95,5 +114,5 @@ fn read_crls(message: &X509svidResponse) -> Option<Vec<CertificateRevocationList
         webpki::OwnedCertRevocationList::from_der(der).ok()?;
         Some(CertificateRevocationListDer::from(der.to_vec()))
     };
-    message.crl.iter().take(MAX_ITEMS).map(read).collect()
+    message.crl.iter().map(read).collect()
 }

@@ -24,13 +24,18 @@ impl FromStr for WorkloadEndpoint {
     type Err = String;
 
     fn from_str(uri: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("`{uri}` is not a Workload API address: {why}; write unix:///path or tcp://IP:PORT");
+        let wrong = |why: &str| {
+            format!("`{uri}` is not a Workload API address: {why}; write unix:///path or tcp://IP:PORT")
+        };
         if uri.contains(['?', '#']) {
             return Err(wrong("it has a query or a fragment"));
         }
         if let Some(rest) = uri.strip_prefix("tcp:") {
             let addr = rest.strip_prefix("//").ok_or_else(|| wrong("`//` is missing"))?;
-            return addr.parse().map(Self::Tcp).map_err(|_not_ip_and_port| wrong("only IP:PORT may follow, no name and no path"));
+            return addr
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_not_ip_and_port| wrong("only IP:PORT may follow, no name and no path"));
         }
         let rest = uri.strip_prefix("unix:").ok_or_else(|| wrong("the scheme is neither unix nor tcp"))?;
         let path = match rest.strip_prefix("//") {
@@ -55,9 +60,27 @@ mod tests {
         assert_eq!("unix:///run/api.sock".parse(), unix("/run/api.sock"));
         assert_eq!("unix:/run/api.sock".parse(), unix("/run/api.sock"));
         assert_eq!("unix:///tmp/a b/%20.sock".parse(), unix("/tmp/a b/%20.sock"));
-        assert_eq!("tcp://127.0.0.1:8000".parse(), Ok(WorkloadEndpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 8000)))));
+        assert_eq!(
+            "tcp://127.0.0.1:8000".parse(),
+            Ok(WorkloadEndpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 8000))))
+        );
         assert!("tcp://[::1]:8000".parse::<WorkloadEndpoint>().is_ok());
-        for bad in ["", "unix:", "unix:///", "unix://host/x", "unix:rel", "tcp://localhost:1", "tcp://1.2.3.4:1/x", "tcp://1.2.3.4", "tcp:1.2.3.4:1", "tcp://u@1.2.3.4:1", "http://1.2.3.4:1", "unix:///x?y", "unix:///x#y", "/run/api.sock"] {
+        for bad in [
+            "",
+            "unix:",
+            "unix:///",
+            "unix://host/x",
+            "unix:rel",
+            "tcp://localhost:1",
+            "tcp://1.2.3.4:1/x",
+            "tcp://1.2.3.4",
+            "tcp:1.2.3.4:1",
+            "tcp://u@1.2.3.4:1",
+            "http://1.2.3.4:1",
+            "unix:///x?y",
+            "unix:///x#y",
+            "/run/api.sock",
+        ] {
             assert!(bad.parse::<WorkloadEndpoint>().is_err(), "{bad}");
         }
     }

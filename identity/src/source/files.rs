@@ -39,7 +39,6 @@ impl Files {
 }
 
 /// A source fed from files. Whoever owns it calls [`FileSource::refresh`] on a hint from the folder, and every few seconds.
-#[derive(Debug)]
 pub struct FileSource {
     files: Files,
     source: Arc<Source>,
@@ -47,10 +46,21 @@ pub struct FileSource {
     last: Mutex<Last>,
 }
 
-#[derive(Debug, Default)]
+/// Bytes by the key that a Secret would have them under.
+type Contents = BTreeMap<String, Vec<u8>>;
+
+#[derive(Default)]
 struct Last {
-    contents: Option<BTreeMap<String, Vec<u8>>>,
+    /// What the published material was read from.
+    good: Option<Contents>,
     gone_since: Option<SystemTime>,
+}
+
+impl std::fmt::Debug for FileSource {
+    /// Without the bytes that were read: there is a key among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileSource").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 impl FileSource {
@@ -70,7 +80,11 @@ impl FileSource {
     /// The folders to watch: those that hold the files, as written.
     pub fn folders(&self) -> Vec<PathBuf> {
         let paths = std::iter::once(&self.files.cert).chain(self.files.key.as_ref());
-        let mut folders: Vec<_> = paths.filter_map(|path| path.parent().map(Path::to_path_buf)).collect();
+        let folder = |path: &PathBuf| match path.parent() {
+            Some(folder) if folder.as_os_str().is_empty() => Some(PathBuf::from(".")),
+            folder => folder.map(Path::to_path_buf),
+        };
+        let mut folders: Vec<_> = paths.filter_map(folder).collect();
         folders.dedup();
         folders
     }
@@ -79,12 +93,14 @@ impl FileSource {
     /// its grace is over.
     pub fn refresh(&self, now: SystemTime) {
         let mut last = self.last.lock();
-        match self.contents() {
+        // A file that goes between being resolved and being read is one that was just replaced.
+        match self.contents().or_else(|_replaced_meanwhile| self.contents()) {
             Ok(contents) => {
                 last.gone_since = None;
-                if last.contents.as_ref() != Some(&contents) || self.source.state().material.is_none() {
-                    self.accept(&contents, now);
-                    last.contents = Some(contents);
+                if last.good.as_ref() == Some(&contents) && self.source.state().material.is_some() {
+                    self.source.recover();
+                } else if let Some(good) = self.accept(contents, now) {
+                    last.good = Some(good);
                 }
             }
             Err(problem) if problem.code == GONE => {
@@ -92,7 +108,7 @@ impl FileSource {
                 let over = now.duration_since(since).unwrap_or_default() >= self.grace;
                 if over && self.source.state().material.is_some() {
                     self.source.withdraw(problem);
-                    last.contents = None;
+                    last.good = None;
                 } else {
                     self.report(problem);
                 }
@@ -101,11 +117,26 @@ impl FileSource {
         }
     }
 
-    fn accept(&self, contents: &BTreeMap<String, Vec<u8>>, now: SystemTime) {
+    /// Publishes; gives back the contents if they were good. A pair that does not match is read once more: its two files
+    /// may have been replaced one after the other.
+    fn accept(&self, contents: Contents, now: SystemTime) -> Option<Contents> {
         let what = self.files.cert.display().to_string();
-        match read(&what, self.files.usage, contents, now) {
-            Ok((material, _left_out)) => self.source.publish(material),
-            Err(problem) => self.report(problem),
+        let attempt = |contents: Contents| {
+            read(&what, self.files.usage, &contents, now).map(|(material, _left_out)| (material, contents))
+        };
+        let outcome = match attempt(contents) {
+            Err(problem) if problem.code == "key_mismatch" => self.contents().and_then(attempt),
+            outcome => outcome,
+        };
+        match outcome {
+            Ok((material, contents)) => {
+                self.source.publish(material);
+                Some(contents)
+            }
+            Err(problem) => {
+                self.report(problem);
+                None
+            }
         }
     }
 
@@ -118,7 +149,7 @@ impl FileSource {
     }
 
     /// Both files through one resolved folder: between two reads of `..data/x` the link may have moved.
-    fn contents(&self) -> Result<BTreeMap<String, Vec<u8>>, Problem> {
+    fn contents(&self) -> Result<Contents, Problem> {
         let resolved = resolve(&self.files.cert)?;
         let cert_key = match self.files.usage {
             Usage::Identity => "tls.crt",
@@ -145,6 +176,10 @@ fn resolve(path: &Path) -> Result<PathBuf, Problem> {
 }
 
 fn bounded(path: &Path) -> Result<Vec<u8>, Problem> {
+    // Opening a pipe would wait for its writer.
+    if !fs::metadata(path).map_err(|error| unreadable(path, &error))?.is_file() {
+        return Err(Problem::new("file_unreadable", format!("{} is not a regular file", path.display())));
+    }
     let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;

@@ -165,10 +165,35 @@ impl Source {
         });
     }
 
+    /// The held material is good and current again: the problem shown beside it goes, and nothing is rebuilt.
+    pub fn recover(&self) {
+        if self.state().material.is_some() && self.state().problem.is_some() {
+            self.replace(|old| SourceState {
+                status: SourceStatus::Ready,
+                problem: None,
+                since: SystemTime::now(),
+                ..old.clone()
+            });
+        }
+    }
+
     fn replace(&self, make: impl FnOnce(&SourceState) -> SourceState) {
         let _publishing = self.publishing.lock();
-        let next = make(&self.state.load());
-        self.state.store(Arc::new(next));
+        let old = self.state.load_full();
+        let next = Arc::new(make(&old));
+        // A rebuild retires pooled connections: an agent that is away for an hour must not cause one at each retry.
+        let same_material = match (&old.material, &next.material) {
+            (Some(old), Some(next)) => Arc::ptr_eq(old, next),
+            _ => false,
+        };
+        self.state.store(next);
+        if !same_material {
+            self.rebuild_dependents();
+        }
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    fn rebuild_dependents(&self) {
         let dependents: Vec<_> = {
             let mut held = self.dependents.lock();
             held.retain(|dependent| dependent.strong_count() > 0);
@@ -177,6 +202,5 @@ impl Source {
         for dependent in dependents {
             dependent.rebuild();
         }
-        self.changed.send_modify(|changes| *changes += 1);
     }
 }

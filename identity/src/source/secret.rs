@@ -39,8 +39,9 @@ pub fn read(
             let chain = first(&["tls.crt", "cert-chain.pem"]).ok_or_else(|| {
                 Problem::new("secret_no_certificate", format!("{what} has no certificate (key tls.crt)"))
             })?;
-            let key = first(&["tls.key", "key.pem"])
-                .ok_or_else(|| Problem::new("secret_no_key", format!("{what} has no private key (key tls.key)")))?;
+            let key = first(&["tls.key", "key.pem"]).ok_or_else(|| {
+                Problem::new("secret_no_key", format!("{what} has no private key (key tls.key)"))
+            })?;
             let credential = Credential::from_pem(what, chain, key, now)?;
             Ok((Material { own: vec![Arc::new(credential)], trust: None }, Vec::new()))
         }
@@ -52,8 +53,9 @@ pub fn read(
             Ok((Material { own: Vec::new(), trust: Some(Arc::new(Trust::Roots(bundle))) }, warnings))
         }
         Usage::Crl => {
-            let pem = first(&["crl.pem"])
-                .ok_or_else(|| Problem::new("crl_missing", format!("{what} has no revocation list (key crl.pem)")))?;
+            let pem = first(&["crl.pem"]).ok_or_else(|| {
+                Problem::new("crl_missing", format!("{what} has no revocation list (key crl.pem)"))
+            })?;
             let crls = crls_from_pem(what, pem)?;
             Ok((Material { own: Vec::new(), trust: Some(Arc::new(Trust::Crls(crls))) }, Vec::new()))
         }

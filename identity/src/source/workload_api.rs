@@ -6,7 +6,9 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use proto::workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient};
+use proto::workload::{
+    X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+};
 use tokio::{
     net::{TcpStream, UnixStream},
     time::{Instant, timeout},
@@ -84,12 +86,18 @@ impl Follower {
             tracing::debug!(endpoint = %self.api.endpoint, code = ?status.code(), "workload api stream ended");
             match status.code() {
                 Code::InvalidArgument | Code::Unimplemented => {
-                    let message = format!("{} answered {}: {}", self.api.endpoint, status.code(), status.message());
+                    let message =
+                        format!("{} answered {}: {}", self.api.endpoint, status.code(), status.message());
                     self.api.source.fail(Problem::new("svid_source_failed", message));
                     return;
                 }
                 Code::PermissionDenied => self.denied(&ended).await,
-                _ if ended.delivered => self.backoff = BACKOFF.0,
+                // At once (W-10), but never in step with every other client, nor in a spin against a server that ends
+                // each stream after its message.
+                _ if ended.delivered => {
+                    self.backoff = BACKOFF.0;
+                    tokio::time::sleep(BACKOFF.0.mul_f64(fastrand::f64())).await;
+                }
                 _ => {
                     self.api.source.reject(unreachable(&self.api.endpoint, status));
                     tokio::time::sleep(jitter(self.backoff)).await;
@@ -120,17 +128,19 @@ impl Follower {
     }
 
     async fn stream(&mut self) -> Ended {
-        let mut delivered = false;
+        let (mut answered, mut delivered) = (false, false);
         let status = match self.open().await {
             Err(status) => status,
             Ok(mut stream) => loop {
-                let next = if delivered {
+                // A malformed first message is an answer too: the stream goes on (error table).
+                let next = if answered {
                     stream.message().await
                 } else {
                     timeout(ANSWER_DEADLINE, stream.message())
                         .await
                         .unwrap_or_else(|_late| Err(Status::deadline_exceeded("no first message")))
                 };
+                answered = true;
                 match next {
                     Ok(Some(message)) => delivered |= self.take(&message),
                     Ok(None) => break Status::unavailable("the stream ended"),
@@ -158,12 +168,18 @@ impl Follower {
             Ok((material, left_out)) => {
                 self.denied_since = None;
                 let state = source.state();
-                let same = state.material.as_ref().is_some_and(|held| same(held, &material));
-                if !same || state.problem.is_some() {
+                let warning =
+                    (!left_out.is_empty()).then(|| Problem::new("bundle_unusable", left_out.join("; ")));
+                if !state.material.as_ref().is_some_and(|held| same(held, &material)) {
                     source.publish(material);
+                } else if warning.is_none() {
+                    source.recover();
                 }
-                if !left_out.is_empty() {
-                    source.reject(Problem::new("bundle_unusable", left_out.join("; ")));
+                if let Some(warning) =
+                    warning.filter(|warning| source.state().problem.as_ref() != Some(warning))
+                {
+                    tracing::warn!(source = %source.name(), code = warning.code, "{warning}");
+                    source.reject(warning);
                 }
                 true
             }
@@ -172,7 +188,10 @@ impl Follower {
 }
 
 /// One message, for the `identity` command.
-pub async fn fetch(endpoint: &WorkloadEndpoint, deadline: Duration) -> Result<(Material, Vec<String>), Error> {
+pub async fn fetch(
+    endpoint: &WorkloadEndpoint,
+    deadline: Duration,
+) -> Result<(Material, Vec<String>), Error> {
     let one = async {
         let mut stream = open(endpoint).await?;
         stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended"))
@@ -188,8 +207,8 @@ pub async fn fetch(endpoint: &WorkloadEndpoint, deadline: Duration) -> Result<(M
 }
 
 async fn open(endpoint: &WorkloadEndpoint) -> Result<Streaming<X509svidResponse>, Status> {
-    let mut client = SpiffeWorkloadApiClient::new(connect(endpoint).await?)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut client =
+        SpiffeWorkloadApiClient::new(connect(endpoint).await?).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut request = Request::new(X509svidRequest {});
     request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
     client.fetch_x509svid(request).await.map(tonic::Response::into_inner)
@@ -206,7 +225,8 @@ async fn connect(endpoint: &WorkloadEndpoint) -> Result<Channel, Status> {
             channel.connect_with_connector(dial).await
         }
         WorkloadEndpoint::Tcp(addr) => {
-            let dial = service_fn(move |_uri: Uri| async move { TcpStream::connect(addr).await.map(TokioIo::new) });
+            let dial =
+                service_fn(move |_uri: Uri| async move { TcpStream::connect(addr).await.map(TokioIo::new) });
             channel.connect_with_connector(dial).await
         }
     };
@@ -227,11 +247,16 @@ fn unreachable(endpoint: &WorkloadEndpoint, status: &Status) -> Problem {
     let remedy = match status.code() {
         Code::PermissionDenied => "is there a registration entry for this process (uid, path, pod)?",
         _ if why.contains("No such file") => "is the agent running, and its socket's folder mounted?",
-        _ if why.contains("refused") => "the socket is there but nobody listens; mount the folder, not the socket file",
-        _ if why.contains("Permission denied") => "this user may not open the socket; check the modes of its folder",
+        _ if why.contains("refused") => {
+            "the socket is there but nobody listens; mount the folder, not the socket file"
+        }
+        _ if why.contains("Permission denied") => {
+            "this user may not open the socket; check the modes of its folder"
+        }
         _ => "the agent's log says more",
     };
-    let code = if status.code() == Code::PermissionDenied { "svid_denied" } else { "svid_source_unreachable" };
+    let code =
+        if status.code() == Code::PermissionDenied { "svid_denied" } else { "svid_source_unreachable" };
     Problem::new(code, format!("{endpoint}: {why}; {remedy}"))
 }
 

@@ -1,4 +1,4 @@
-//! PEM files as a source: read through one resolved folder, so that kubelet's `..data` swap never mixes two pairs.
+//! PEM files as a source: read only while no link on their way moves, so that kubelet's `..data` swap never mixes two pairs.
 
 use std::{
     collections::BTreeMap,
@@ -93,8 +93,7 @@ impl FileSource {
     /// its grace is over.
     pub fn refresh(&self, now: SystemTime) {
         let mut last = self.last.lock();
-        // A file that goes between being resolved and being read is one that was just replaced.
-        match self.contents().or_else(|_replaced_meanwhile| self.contents()) {
+        match self.contents() {
             Ok(contents) => {
                 last.gone_since = None;
                 if last.good.as_ref() == Some(&contents) && self.source.state().material.is_some() {
@@ -148,25 +147,49 @@ impl FileSource {
         }
     }
 
-    /// Both files through one resolved folder: between two reads of `..data/x` the link may have moved.
+    /// The contents at one moment; tried again while the files are just being replaced.
     fn contents(&self) -> Result<Contents, Problem> {
-        let resolved = resolve(&self.files.cert)?;
+        let mut read = self.read_once();
+        for _ in 1..READ_ATTEMPTS {
+            if read.is_ok() {
+                break;
+            }
+            read = self.read_once();
+        }
+        read
+    }
+
+    /// All files, unless a link on their way (`..data`) moved meanwhile: then some would be of the old pair and some of
+    /// the new.
+    fn read_once(&self) -> Result<Contents, Problem> {
+        let paths = self.resolved()?;
+        let read = paths.iter().map(|(name, path)| Ok((name.clone(), bounded(path)?)));
+        let contents = read.collect::<Result<Contents, Problem>>()?;
+        if self.resolved()? == paths {
+            Ok(contents)
+        } else {
+            let message = format!("{} was replaced while it was read", self.files.cert.display());
+            Err(Problem::new("file_unreadable", message))
+        }
+    }
+
+    /// Where the links lead now, by the key that a Secret would have the file under.
+    fn resolved(&self) -> Result<BTreeMap<String, PathBuf>, Problem> {
         let cert_key = match self.files.usage {
             Usage::Identity => "tls.crt",
             Usage::Trust => "ca.crt",
             Usage::Crl => "crl.pem",
         };
-        let mut contents = BTreeMap::from([(cert_key.to_owned(), bounded(&resolved)?)]);
+        let mut paths = BTreeMap::from([(cert_key.to_owned(), resolve(&self.files.cert)?)]);
         if let Some(key) = &self.files.key {
-            let key = match (key.file_name(), key.parent() == self.files.cert.parent(), resolved.parent()) {
-                (Some(name), true, Some(folder)) if folder.join(name).exists() => folder.join(name),
-                _ => resolve(key)?,
-            };
-            contents.insert("tls.key".to_owned(), bounded(&key)?);
+            paths.insert("tls.key".to_owned(), resolve(key)?);
         }
-        Ok(contents)
+        Ok(paths)
     }
 }
+
+/// How often files that move under the reader are read again.
+const READ_ATTEMPTS: usize = 5;
 
 /// Code of a file that is not there.
 const GONE: &str = "file_missing";

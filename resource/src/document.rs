@@ -16,7 +16,7 @@ pub enum Origin {
     Cluster,
 }
 
-/// API group and kind: `getambassador.io` `Mapping`, `` `Secret`.
+/// API group and kind: `getambassador.io` and `Mapping`; a `Secret` has no group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Kind {
     /// Group without version; empty for the core group.
@@ -144,6 +144,18 @@ impl Node {
         }
     }
 
+    /// Gives a map this field, unless it has one.
+    pub(crate) fn default_text(&mut self, field: &str, text: &str) {
+        if self.get(field).is_some() {
+            return;
+        }
+        let line = self.line;
+        if let Value::Map(fields) = &mut self.value {
+            fields.retain(|(name, _)| &**name != field);
+            fields.push((field.into(), Self { line, value: Value::Text(text.into()) }));
+        }
+    }
+
     /// What kind of value it is, for messages.
     pub fn kind(&self) -> &'static str {
         match &self.value {
@@ -162,7 +174,12 @@ pub fn secret_data(document: &Document) -> Result<BTreeMap<String, Vec<u8>>, (u3
     use base64::Engine as _;
     let mut values = BTreeMap::new();
     for (name, node) in document.root.get("data").map(Node::fields).unwrap_or_default() {
-        let text: String = node.as_text().unwrap_or_default().split_ascii_whitespace().collect();
+        if node.value == Value::Null {
+            values.insert(name.to_string(), Vec::new());
+            continue;
+        }
+        let text = node.as_text().ok_or_else(|| (node.line, format!("data.{name} is {}, not text", node.kind())))?;
+        let text: String = text.split_ascii_whitespace().collect();
         let decoded = base64::engine::general_purpose::STANDARD.decode(text);
         values.insert(name.to_string(), decoded.map_err(|_secret| (node.line, format!("data.{name} is not base64")))?);
     }

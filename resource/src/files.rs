@@ -1,25 +1,30 @@
 //! Manifests in files and folders: read, watched, last good state kept.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Delivery, Document, FolderWatch, Kind, KindState, Set, SourceError, Wants, parse,
-    source::Source,
+    Delivery, Document, FolderWatch, Kind, KindState, Set, SourceError, Wants, parse, source::Source,
+    walk::Walk,
 };
 
 /// Largest file that is read.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// A hint is followed by quiet of this length before files are read: editors write in several steps.
-const QUIET: Duration = Duration::from_millis(60);
+const QUIET: Duration = Duration::from_millis(100);
+/// Somebody who never stops writing is read after this time all the same.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// A file that was changed this short a time before it was read may change again without a new stamp: file systems count
+/// time in ticks.
+const TICK: Duration = Duration::from_millis(50);
 /// Files are looked at this often even without a hint.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -39,17 +44,28 @@ pub struct LoadError {
 pub struct FileSource {
     paths: Vec<PathBuf>,
     namespace: String,
-    files: Mutex<BTreeMap<PathBuf, FileState>>,
+    known: Mutex<Known>,
     wants: Mutex<Wants>,
     delivery: watch::Sender<Delivery>,
     folders: FolderWatch,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Known {
+    files: BTreeMap<PathBuf, FileState>,
+    /// Folders that were looked into.
+    folders: BTreeSet<PathBuf>,
+    /// Paths that cannot be looked into.
+    errors: Vec<SourceError>,
 }
 
 /// What is known of one file.
 #[derive(Debug, Default)]
 struct FileState {
     stamp: Option<(SystemTime, u64, u64)>,
-    text: u64,
+    /// Hash of the text that was read last.
+    text: Option<u64>,
     documents: Vec<Arc<Document>>,
     errors: Vec<SourceError>,
 }
@@ -58,13 +74,17 @@ impl FileSource {
     /// Reads everything once. Documents without a namespace get `namespace`.
     pub fn load(paths: &[PathBuf], namespace: &str) -> Result<Arc<Self>, LoadError> {
         for path in paths {
-            let readable = fs::metadata(path).and_then(|meta| if meta.is_dir() { fs::read_dir(path).map(drop) } else { fs::File::open(path).map(drop) });
-            readable.map_err(|source| LoadError { path: path.clone(), source })?;
+            let opened = match fs::metadata(path) {
+                Ok(meta) if meta.is_dir() => fs::read_dir(path).map(drop),
+                Ok(_) => fs::File::open(path).map(drop),
+                Err(error) => Err(error),
+            };
+            opened.map_err(|source| LoadError { path: path.clone(), source })?;
         }
         let source = Arc::new(Self {
             paths: paths.to_vec(),
             namespace: namespace.to_owned(),
-            files: Mutex::default(),
+            known: Mutex::default(),
             wants: Mutex::default(),
             delivery: watch::channel(Delivery::default()).0,
             folders: FolderWatch::default(),
@@ -80,46 +100,66 @@ impl FileSource {
 
     /// Follows the files until dropped.
     pub async fn run(self: Arc<Self>) {
-        self.folders.set(self.watched_folders());
         loop {
-            tokio::select! {
-                () = self.folders.changed() => tokio::time::sleep(QUIET).await,
-                () = tokio::time::sleep(POLL) => {}
+            let folders = self.known.lock().folders.clone();
+            let began = self.folders.set(folders);
+            // What changed between the last reading and the begin of a watch gave no hint: look again at once.
+            if !began {
+                tokio::select! {
+                    () = self.folders.changed() => self.settle().await,
+                    () = tokio::time::sleep(POLL) => {}
+                }
             }
             let source = Arc::clone(&self);
             // Thousands of files must not hold up the control thread.
             if tokio::task::spawn_blocking(move || source.refresh()).await.is_err() {
                 tracing::error!("reading manifests failed; the last good ones stay in use");
             }
-            self.folders.set(self.watched_folders());
         }
+    }
+
+    /// Waits for quiet.
+    async fn settle(&self) {
+        let end = Instant::now() + LONGEST_WAIT;
+        while Instant::now() < end && tokio::time::timeout(QUIET, self.folders.changed()).await.is_ok() {}
     }
 
     /// Reads what has changed; delivers if anything did.
     pub fn refresh(&self) {
-        let mut files = self.files.lock();
-        let present = self.list();
+        let mut known = self.known.lock();
+        let walk = Walk::below(&self.paths);
         let mut changed = false;
-        files.retain(|path, _| {
-            let keep = present.contains(path);
+        known.files.retain(|path, _| {
+            let keep = walk.files.contains(path) || walk.keeps(path);
             changed |= !keep;
             keep
         });
-        for path in present {
-            changed |= self.read(&path, files.entry(path.clone()).or_default());
+        for path in &walk.files {
+            changed |= self.read(path, known.files.entry(path.clone()).or_default());
         }
+        let mut errors = walk.errors;
+        for error in &mut errors {
+            let below = error.path.as_deref();
+            error.kept_last_good =
+                known.files.keys().any(|file| below.is_some_and(|path| file.starts_with(path)));
+        }
+        changed |= errors != known.errors;
+        known.errors = errors;
+        known.folders = walk.folders;
         let first = self.delivery.borrow().revision == 0;
         if changed || first {
+            let of_files = known.files.values().flat_map(|file| file.errors.iter());
             let set = Set {
-                documents: files.values().flat_map(|file| file.documents.iter().cloned()).collect(),
-                errors: files.values().flat_map(|file| file.errors.iter().cloned()).collect(),
+                documents: known.files.values().flat_map(|file| file.documents.iter().cloned()).collect(),
+                errors: known.errors.iter().chain(of_files).cloned().collect(),
             };
             self.deliver(Arc::new(set));
         }
     }
 
     fn deliver(&self, set: Arc<Set>) {
-        let kinds = self.wants.lock().kinds.iter().map(|kind: &Kind| (kind.clone(), KindState::Synced)).collect();
+        let kinds =
+            self.wants.lock().kinds.iter().map(|kind: &Kind| (kind.clone(), KindState::Synced)).collect();
         self.delivery.send_modify(|delivery| {
             *delivery = Delivery { kinds, set, revision: delivery.revision + 1 };
         });
@@ -132,24 +172,28 @@ impl FileSource {
         if stamp.is_some() && state.stamp == stamp {
             return false;
         }
-        state.stamp = stamp;
         let owned = Arc::new(path.to_path_buf());
         let read = match text(path) {
             Ok(text) => {
+                state.stamp = stamp.filter(|(modified, ..)| modified.elapsed().is_ok_and(|age| age > TICK));
                 let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&text);
-                if state.text == hash {
+                if state.text == Some(hash) {
                     return false;
                 }
-                state.text = hash;
+                state.text = Some(hash);
                 parse(&owned, &text, &self.namespace)
             }
-            Err(error) => Err(SourceError {
-                path: Some(owned),
-                line: 0,
-                message: format!("cannot be read: {error}"),
-                remedy: "make it a readable UTF-8 file; until then its last documents stay in use".to_owned(),
-                kept_last_good: false,
-            }),
+            Err(error) => {
+                (state.stamp, state.text) = (None, None);
+                Err(SourceError {
+                    path: Some(owned),
+                    line: 0,
+                    message: format!("cannot be read: {error}"),
+                    remedy: "make it a readable UTF-8 file; until then its last documents stay in use"
+                        .to_owned(),
+                    kept_last_good: false,
+                })
+            }
         };
         match read {
             Ok((documents, errors)) => {
@@ -158,34 +202,14 @@ impl FileSource {
             }
             Err(mut broken) => {
                 broken.kept_last_good = !state.documents.is_empty();
-                state.errors = vec![broken];
+                let broken = vec![broken];
+                if state.errors == broken {
+                    return false;
+                }
+                state.errors = broken;
             }
         }
         true
-    }
-
-    /// Manifest files below the paths.
-    fn list(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        for path in &self.paths {
-            if path.is_dir() {
-                walk(path, 0, &mut found);
-            } else if path.exists() {
-                found.push(path.clone());
-            }
-        }
-        found.sort();
-        found.dedup();
-        found
-    }
-
-    fn watched_folders(&self) -> Vec<PathBuf> {
-        let parent = |path: &Path| match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
-        let given = self.paths.iter().map(|path| if path.is_dir() { path.clone() } else { parent(path) });
-        given.chain(self.files.lock().keys().map(|path| parent(path))).collect()
     }
 }
 
@@ -202,27 +226,6 @@ impl Source for FileSource {
     }
 }
 
-/// Deepest folder below a given one.
-const MAX_DEPTH: usize = 8;
-
-fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.filter_map(Result::ok) {
-        let path = entry.path();
-        let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if hidden {
-            continue;
-        }
-        if path.is_dir() {
-            if depth < MAX_DEPTH {
-                walk(&path, depth + 1, found);
-            }
-        } else if path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json") {
-            found.push(path);
-        }
-    }
-}
-
 /// Changes whenever the file does: time, length, inode.
 fn stamp(path: &Path) -> Option<(SystemTime, u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
@@ -230,6 +233,7 @@ fn stamp(path: &Path) -> Option<(SystemTime, u64, u64)> {
     Some((meta.modified().ok()?, meta.len(), meta.ino()))
 }
 
+/// The text of a file.
 fn text(path: &Path) -> io::Result<String> {
     if fs::metadata(path)?.len() > MAX_FILE_BYTES {
         return Err(io::Error::other("it is larger than 64 MiB"));
@@ -280,7 +284,8 @@ mod tests {
         fs::write(at("a.yaml"), "a: [").expect("break");
         let mut deliveries = source.watch();
         let broken = deliveries.wait_for(|delivery| !delivery.set.errors.is_empty());
-        let broken = tokio::time::timeout(Duration::from_secs(10), broken).await.expect("in time").expect("alive");
+        let broken =
+            tokio::time::timeout(Duration::from_secs(10), broken).await.expect("in time").expect("alive");
         assert!(broken.set.errors[0].kept_last_good);
         drop(broken);
         assert_eq!(names(&source), ["a", "c"]);

@@ -5,6 +5,7 @@ pub mod files;
 mod parse;
 pub mod source;
 pub mod status;
+mod walk;
 mod watch;
 
 pub use document::{Document, Kind, Node, ObjectRef, Origin, Value, secret_data};

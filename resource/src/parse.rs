@@ -1,7 +1,7 @@
 //! YAML (and JSON) text to located documents, on the events of a YAML parser.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
 };
@@ -10,11 +10,16 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 use crate::{Document, Kind, Node, ObjectRef, Origin, SourceError, Value};
 
-/// Most values of one file, aliases expanded: a "billion laughs" ends here.
+/// Most values that one file may write.
 const MAX_NODES: usize = 5_000_000;
+/// Most values that anchors and aliases of one file may copy: a "billion laughs" ends here.
+const MAX_COPIED_NODES: usize = 250_000;
+/// Most bytes of text that they may copy.
+const MAX_COPIED_BYTES: usize = 16 * 1024 * 1024;
+/// Maps with more fields look their names up by hash.
+const MANY_FIELDS: usize = 32;
 /// Deepest nesting.
 const MAX_DEPTH: usize = 64;
-
 
 /// Reads every document of a text; `List` kinds are taken apart. The second part names single documents that are wrong;
 /// `Err`: the text is no YAML, and nothing of it counts.
@@ -58,8 +63,17 @@ fn line(line: usize) -> u32 {
 struct Builder {
     open: Vec<Open>,
     roots: Vec<Node>,
-    anchors: HashMap<usize, Node>,
+    anchors: HashMap<usize, (Node, Size)>,
     nodes: usize,
+    copied: Size,
+}
+
+/// How much a value holds, itself counted.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+    depth: usize,
 }
 
 /// A collection being read.
@@ -71,7 +85,45 @@ struct Open {
 
 enum Content {
     List(Vec<Node>),
-    Map(Vec<(Box<str>, Node)>, Option<Box<str>>),
+    Map(Fields),
+}
+
+/// A map being read.
+#[derive(Default)]
+struct Fields {
+    read: Vec<(Box<str>, Node)>,
+    key: Option<Box<str>>,
+    /// The names so far, once there are many.
+    names: HashSet<Box<str>>,
+}
+
+impl Fields {
+    /// A key and a value by turns.
+    fn put(&mut self, node: Node) -> Result<(), Broken> {
+        if let Some(name) = self.key.take() {
+            self.read.push((name, node));
+            return Ok(());
+        }
+        let Some(name) = node.as_text() else {
+            let message = format!("a key that is {}, not text", node.kind());
+            return Err(Broken { line: node.line, message });
+        };
+        if self.has(name) {
+            return Err(Broken { line: node.line, message: format!("the key `{name}` stands twice") });
+        }
+        self.key = Some(name.into());
+        Ok(())
+    }
+
+    fn has(&mut self, name: &str) -> bool {
+        if self.read.len() < MANY_FIELDS {
+            return self.read.iter().any(|(known, _)| &**known == name);
+        }
+        if self.names.is_empty() {
+            self.names.extend(self.read.iter().map(|(known, _)| known.clone()));
+        }
+        !self.names.insert(name.into())
+    }
 }
 
 impl Builder {
@@ -87,26 +139,31 @@ impl Builder {
         let at = line(span.start.line());
         match event {
             Event::DocumentStart(..) => self.anchors.clear(),
-            Event::Scalar(text, style, anchor, _tag) => {
-                let value = scalar(&text, style);
+            Event::Scalar(text, style, anchor, tag) => {
+                let said_text = tag.is_some_and(|tag| tag.core_suffix() == Some("str"));
+                let value = if said_text { Value::Text((&*text).into()) } else { scalar(&text, style) };
                 self.put(Node { line: at, value }, anchor)?;
             }
             Event::SequenceStart(_, anchor, _) => self.enter(at, anchor, Content::List(Vec::new()))?,
-            Event::MappingStart(_, anchor, _) => self.enter(at, anchor, Content::Map(Vec::new(), None))?,
+            Event::MappingStart(_, anchor, _) => self.enter(at, anchor, Content::Map(Fields::default()))?,
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(Open { line, anchor, content }) = self.open.pop() {
                     let value = match content {
                         Content::List(items) => Value::List(items),
-                        Content::Map(fields, _) => Value::Map(merge(fields)),
+                        Content::Map(fields) => Value::Map(merge(fields.read)?),
                     };
                     self.put(Node { line, value }, anchor)?;
                 }
             }
             Event::Alias(anchor) => {
-                let node = self.anchors.get(&anchor).cloned();
-                let node = node.ok_or_else(|| Broken { line: at, message: "an alias without its anchor".to_owned() })?;
-                self.nodes += count(&node);
-                self.put(Node { line: at, ..node }, 0)?;
+                let Some(&(_, size)) = self.anchors.get(&anchor) else {
+                    return Err(Broken { line: at, message: "an alias without its anchor".to_owned() });
+                };
+                self.copy(at, size)?;
+                if let Some((node, _)) = self.anchors.get(&anchor) {
+                    let node = Node { line: at, ..node.clone() };
+                    self.put(node, 0)?;
+                }
             }
             _ => {}
         }
@@ -127,47 +184,71 @@ impl Builder {
             return Err(Broken { line: node.line, message: format!("more than {MAX_NODES} values in one file") });
         }
         if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
+            let size = Size::of(&node);
+            self.copy(node.line, size)?;
+            self.anchors.insert(anchor, (node.clone(), size));
         }
         match self.open.last_mut().map(|open| &mut open.content) {
             None => self.roots.push(node),
             Some(Content::List(items)) => items.push(node),
-            Some(Content::Map(fields, key)) => match key.take() {
-                Some(name) => fields.push((name, node)),
-                None => {
-                    let name = node.as_text().ok_or_else(|| Broken {
-                        line: node.line,
-                        message: format!("a key that is {}, not text", node.kind()),
-                    })?;
-                    if name != "<<" && fields.iter().any(|(known, _)| &**known == name) {
-                        return Err(Broken { line: node.line, message: format!("the key `{name}` stands twice") });
-                    }
-                    *key = Some(name.into());
-                }
-            },
+            Some(Content::Map(fields)) => fields.put(node)?,
+        }
+        Ok(())
+    }
+
+    /// Takes a copy of a value of this size into account, before it is made.
+    fn copy(&mut self, line: u32, size: Size) -> Result<(), Broken> {
+        self.copied.nodes += size.nodes;
+        self.copied.bytes += size.bytes;
+        if self.copied.nodes > MAX_COPIED_NODES || self.copied.bytes > MAX_COPIED_BYTES {
+            let message = format!("aliases copy more than {MAX_COPIED_NODES} values or {MAX_COPIED_BYTES} bytes");
+            return Err(Broken { line, message });
+        }
+        if self.open.len() + size.depth > MAX_DEPTH {
+            return Err(Broken { line, message: format!("nested deeper than {MAX_DEPTH} levels") });
         }
         Ok(())
     }
 }
 
-/// Merge keys (`<<`): what is written wins over what is merged.
-fn merge(mut fields: Vec<(Box<str>, Node)>) -> Vec<(Box<str>, Node)> {
-    let Some(at) = fields.iter().position(|(name, _)| &**name == "<<") else { return fields };
+/// Merge keys (`<<`): what is written wins over what is merged, and an earlier source over a later one.
+fn merge(mut fields: Vec<(Box<str>, Node)>) -> Result<Vec<(Box<str>, Node)>, Broken> {
+    let Some(at) = fields.iter().position(|(name, _)| &**name == "<<") else { return Ok(fields) };
     let (_, merged) = fields.remove(at);
-    let sources = if merged.items().is_empty() { vec![merged] } else { merged.items().to_vec() };
+    let mut names: HashSet<Box<str>> = fields.iter().map(|(name, _)| name.clone()).collect();
+    let sources = if let Value::List(sources) = merged.value { sources } else { vec![merged] };
     for source in sources {
-        for (name, node) in source.fields() {
-            if !fields.iter().any(|(known, _)| known == name) {
-                fields.push((name.clone(), node.clone()));
-            }
-        }
+        let kind = source.kind();
+        let Value::Map(added) = source.value else {
+            return Err(Broken { line: source.line, message: format!("a merge key that is {kind}, not an object") });
+        };
+        fields.extend(added.into_iter().filter(|(name, _)| names.insert(name.clone())));
     }
-    fields
+    Ok(fields)
 }
 
-fn count(node: &Node) -> usize {
-    let fields = node.fields().iter().map(|(_, node)| count(node)).sum::<usize>();
-    1 + fields + node.items().iter().map(count).sum::<usize>()
+impl Size {
+    /// Not deeper than [`MAX_DEPTH`], which every value in hand keeps.
+    fn of(node: &Node) -> Self {
+        let mut size = Self { nodes: 1, bytes: 0, depth: 0 };
+        if let Value::Text(text) | Value::Number(text) = &node.value {
+            size.bytes = text.len();
+        }
+        for (name, node) in node.fields() {
+            size.bytes += name.len();
+            size.add(Self::of(node));
+        }
+        for node in node.items() {
+            size.add(Self::of(node));
+        }
+        size
+    }
+
+    fn add(&mut self, below: Self) {
+        self.nodes += below.nodes;
+        self.bytes += below.bytes;
+        self.depth = self.depth.max(below.depth + 1);
+    }
 }
 
 /// The YAML 1.2 core schema for plain scalars; anything quoted is text.
@@ -192,6 +273,7 @@ fn is_number(text: &str) -> bool {
 
 /// Takes documents apart into objects.
 struct Reader<'a> {
+    #[expect(clippy::rc_buffer, reason = "documents and errors share it in this form")]
     path: &'a Arc<PathBuf>,
     default_namespace: &'a str,
     /// Kinds, versions and namespaces repeat: one copy of each.
@@ -219,10 +301,17 @@ impl Reader<'_> {
         let api_version = text("apiVersion").ok_or_else(|| (at, "a document without apiVersion".to_owned()))?;
         let kind = text("kind").ok_or_else(|| (at, "a document without kind".to_owned()))?;
         if kind.ends_with("List") && matches!(root.get("items").map(|items| &items.value), Some(Value::List(_))) {
+            // `MappingList`: what the API answers leaves the items' own kind out.
+            let item_kind = kind.strip_suffix("List").unwrap_or_default().to_owned();
+            let api_version = api_version.to_owned();
             let Value::Map(fields) = root.value else { return Ok(()) };
             for (_, items) in fields.into_iter().filter(|(name, _)| &**name == "items") {
                 let Value::List(items) = items.value else { continue };
-                for item in items {
+                for mut item in items {
+                    if !item_kind.is_empty() {
+                        item.default_text("apiVersion", &api_version);
+                        item.default_text("kind", &item_kind);
+                    }
                     if let Err((line, message)) = self.take(item) {
                         self.errors.push(SourceError {
                             path: Some(Arc::clone(self.path)),
@@ -311,11 +400,11 @@ mod tests {
         let (documents, _) = read("apiVersion: v1\nkind: X\nmetadata: {name: a}\nbase: &b {x: 1, y: 2}\nv: {<<: *b, y: 3}\n");
         assert_eq!(documents[0].root.at("v.x").and_then(Node::as_int), Some(1));
         assert_eq!(documents[0].root.at("v.y").and_then(Node::as_int), Some(3));
-        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
-        for level in 1..9 {
+        let level = |level: u32| {
             let before = format!("*a{},", level - 1).repeat(10);
-            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", before.trim_end_matches(',')));
-        }
+            format!("a{level}: &a{level} [{}]\n", before.trim_end_matches(','))
+        };
+        let bomb = format!("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n{}", (1..9).map(level).collect::<String>());
         assert!(parse(&Arc::new(PathBuf::from("x.yaml")), &bomb, "default").is_err());
     }
 }

@@ -140,21 +140,27 @@ struct Slot {
 }
 
 impl Slot {
-    /// Puts an order into the inbox. Of two drains, the sooner deadline and its reason win.
     fn order(&self, order: &Order) {
-        let mut inbox = self.inbox.lock();
         match order {
-            Order::Recheck => inbox.recheck = true,
+            Order::Recheck => {
+                self.inbox.lock().recheck = true;
+                self.notify.notify_one();
+            }
             Order::Drain { reason, deadline } => {
-                let deadline = Instant::now() + *deadline;
-                if inbox.drain.as_ref().is_some_and(|present| present.deadline <= deadline) {
-                    return;
-                }
-                inbox.drain = Some(Drain { reason: reason.clone(), deadline });
-                inbox.drain_taken = false;
-                self.draining.store(true, Ordering::Relaxed);
+                self.drain(Drain { reason: reason.clone(), deadline: Instant::now() + *deadline });
             }
         }
+    }
+
+    /// Of two drains, the sooner deadline and its reason win.
+    fn drain(&self, drain: Drain) {
+        let mut inbox = self.inbox.lock();
+        if inbox.drain.as_ref().is_some_and(|present| present.deadline <= drain.deadline) {
+            return;
+        }
+        inbox.drain = Some(drain);
+        inbox.drain_taken = false;
+        self.draining.store(true, Ordering::Relaxed);
         drop(inbox);
         self.notify.notify_one();
     }
@@ -168,12 +174,14 @@ type Shard = Mutex<HashMap<u64, Arc<Slot>>>;
 /// All open connections of the process.
 pub struct Registry {
     next: AtomicU64,
+    /// The process drains: downstream connections that register later get this order too.
+    standing: Mutex<Option<Drain>>,
     shards: [Shard; SHARDS],
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { next: AtomicU64::new(0), shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
+        Self { next: AtomicU64::new(0), standing: Mutex::default(), shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
     }
 }
 
@@ -215,7 +223,12 @@ impl Registry {
             draining: AtomicBool::new(false),
             notify: Notify::new(),
         });
+        let downstream = slot.facts.lock().role == Role::Downstream;
         self.shard(id).lock().insert(id, Arc::clone(&slot));
+        // Looked at after the entry is in: `drain` either sees the entry, or left the order here before.
+        if downstream && let Some(drain) = self.standing.lock().clone() {
+            slot.drain(drain);
+        }
         Entry { registry: Arc::clone(self), id, slot }
     }
 
@@ -266,6 +279,17 @@ impl Registry {
             }
         });
         count
+    }
+
+    /// The process drains: every downstream connection gets the order, also one that was accepted and is not registered yet.
+    pub fn drain(&self, reason: &Reason, deadline: Duration) {
+        let drain = Drain { reason: reason.clone(), deadline: Instant::now() + deadline };
+        *self.standing.lock() = Some(drain.clone());
+        self.each(|facts, slot| {
+            if facts.role == Role::Downstream {
+                slot.drain(drain.clone());
+            }
+        });
     }
 
     fn each(&self, mut visit: impl FnMut(&Facts, &Slot)) {

@@ -10,7 +10,7 @@ use crate::{
     http,
     net::{Layer, ListenerSpec, Prefixed, Worker},
     observe::Counter,
-    registry::{Facts, Role},
+    registry::{Facts, Received, Role},
     route::{Accept, Router},
     tcp, tls,
 };
@@ -79,20 +79,30 @@ async fn plain<R: Router>(
     if layer == Layer::Tcp {
         return tcp::serve(worker, stream, Arc::new(meta), entry, None).await;
     }
-    let idle = worker.shared.limits.idle_timeout;
+    let limits = &worker.shared.limits;
+    tokio::select! {
+        first = timeout(limits.idle_timeout, stream.peek(1, |seen| !seen.is_empty())) => match first {
+            Ok(Ok(seen)) if !seen.is_empty() => {}
+            Ok(_gone) => return,
+            Err(_late) => return worker.observe.count(Counter::IdleTimeout),
+        },
+        () = last_chance(&entry) => return,
+    }
+    // The rest of the preface is a part of the first head.
     let differs = |seen: &[u8]| !H2_PREFACE.starts_with(seen);
-    let seen = timeout(idle, stream.peek(H2_PREFACE.len(), |seen| !seen.is_empty() && differs(seen))).await;
-    match seen {
+    match timeout(limits.header_timeout, stream.peek(H2_PREFACE.len(), differs)).await {
         Ok(Ok(seen)) if seen == H2_PREFACE => meta.alpn = Some(Alpn::H2),
-        Ok(Ok(seen)) if seen.is_empty() => return,
         Ok(Ok(_)) => {}
         Ok(Err(_reset)) => return,
-        Err(_late) => {
-            worker.observe.count(Counter::IdleTimeout);
-            return;
-        }
+        Err(_late) => return worker.observe.count(Counter::HeaderTimeout),
     }
     http::serve(worker, stream, Arc::new(meta), entry).await;
+}
+
+/// Ends when a connection that has said nothing yet has to go: a while after a drain was ordered.
+async fn last_chance(entry: &crate::registry::Entry) {
+    while !matches!(entry.ordered().await, Received::Drain(_)) {}
+    tokio::time::sleep(http::LAST_REQUEST_WITHIN).await;
 }
 
 /// Step 2: the PROXY protocol header, if one may or must come; then whether TLS follows.
@@ -104,7 +114,9 @@ async fn preface<R: Router>(
 ) -> Result<bool, Reason> {
     let gone = |_error: io::Error| Reason::DOWNSTREAM_RESET;
     let peer = meta.peer.ip();
-    let trusted = worker.shared.limits.proxy_protocol_from.iter().any(|net| net.contains(&peer));
+    let from = &worker.shared.limits.proxy_protocol_from;
+    // A listener that requires the header believes whom the operator named, or everybody when nobody was named.
+    let trusted = from.iter().any(|net| net.contains(&peer)) || (spec.proxy_protocol && from.is_empty());
     if spec.proxy_protocol || trusted {
         use crate::net::proxy_protocol::{Header, MAX_BYTES, parse};
         let complete = |seen: &[u8]| !matches!(parse(seen), Header::Incomplete);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{exchange::Exchange, fields};
+use super::{exchange::Exchange, fields, stuck::Deadline as _};
 use crate::{Reason, message::ResBody, route::Router};
 
 /// A response's body with the exchange it belongs to.

@@ -17,19 +17,20 @@ use tokio::{
 use super::{
     body::OutBody,
     exchange::{self, Conn},
+    stuck::StreamExecutor,
     timed::{Phase, Timed},
 };
 use crate::{
     ConnMeta,
     conn::Alpn,
-    net::{LocalExecutor, Worker},
+    net::Worker,
     observe::Counter,
     registry::{Drain, Entry, Received},
     route::Router,
 };
 
 /// During a drain an idle HTTP/1.1 connection may still ask once; after this it is closed.
-const LAST_REQUEST_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const LAST_REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves HTTP on a connection to its end.
 pub(crate) async fn serve<R, S>(worker: Rc<Worker<R>>, stream: S, meta: Arc<ConnMeta>, entry: Entry)
@@ -39,7 +40,7 @@ where
 {
     let phase = Phase::new();
     let entry = Rc::new(entry);
-    let io = TokioIo::new(Timed::new(stream, Rc::clone(&phase)));
+    let io = TokioIo::new(Timed::new(stream, Rc::clone(&phase), meta.alpn != Some(Alpn::H2)));
     let limits = Arc::clone(&worker.shared.limits);
     let conn = Rc::new(Conn { worker: Rc::clone(&worker), meta, phase: Rc::clone(&phase), entry: Rc::clone(&entry) });
     let h2 = conn.meta.alpn == Some(Alpn::H2);
@@ -54,7 +55,7 @@ where
     let deadlines = Deadlines { idle, header: limits.header_timeout };
     let driver = Driver { phase, entry, deadlines, worker };
     if h2 {
-        let mut builder = http2::Builder::new(LocalExecutor);
+        let mut builder = http2::Builder::new(StreamExecutor);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_streams)
@@ -84,6 +85,23 @@ struct Deadlines {
     header: Duration,
 }
 
+/// A drain, and when this connection learned of it.
+struct Ordered {
+    drain: Drain,
+    since: Instant,
+}
+
+impl Ordered {
+    fn now(drain: Drain) -> Self {
+        Self { drain, since: Instant::now() }
+    }
+
+    /// Until when a connection at rest may ask once more: counted from the order, however long it has rested before.
+    fn last_request(&self) -> Instant {
+        self.since + LAST_REQUEST_WITHIN
+    }
+}
+
 /// Drives a connection under its deadlines and orders.
 struct Driver<R> {
     phase: Rc<Phase>,
@@ -97,9 +115,12 @@ impl<R: Router> Driver<R> {
     where
         C: Future<Output = Result<(), hyper::Error>>,
     {
-        let mut drain: Option<Drain> = None;
-        let mut said_goodbye = false;
-        let mut timer = Box::pin(sleep_until(self.next(None)));
+        let mut drain = self.entry.drain().map(Ordered::now);
+        let mut said_goodbye = h2 && drain.is_some();
+        if said_goodbye {
+            goodbye(running.as_mut());
+        }
+        let mut timer = Box::pin(sleep_until(self.next(drain.as_ref())));
         loop {
             tokio::select! {
                 biased;
@@ -114,19 +135,23 @@ impl<R: Router> Driver<R> {
                         goodbye(running.as_mut());
                         said_goodbye = true;
                     }
-                    drain = Some(ordered);
+                    let since = drain.take().map(|drain| drain.since);
+                    let ordered = Ordered::now(ordered);
+                    drain = Some(Ordered { since: since.unwrap_or(ordered.since), ..ordered });
                 },
                 () = Rearm { timer: &mut timer, wanted: || self.next(drain.as_ref()) } => {
                     let now = Instant::now();
                     if let Some(drain) = &drain {
-                        if drain.deadline <= now {
-                            self.worker.observe.count(Counter::DrainCut);
-                            return;
+                        if drain.drain.deadline <= now {
+                            return self.worker.cut(&drain.drain);
                         }
-                        if !said_goodbye && self.phase.is_idle() && self.phase.idle_since() + LAST_REQUEST_WITHIN <= now {
+                        if !said_goodbye && self.phase.is_at_rest() && drain.last_request() <= now {
                             goodbye(running.as_mut());
                             said_goodbye = true;
                         }
+                    }
+                    if self.phase.watch.cut_if_due() {
+                        return;
                     }
                     if !h2 && self.phase.head_since().is_some_and(|since| since + self.deadlines.header <= now) {
                         self.worker.observe.count(Counter::HeaderTimeout);
@@ -143,19 +168,22 @@ impl<R: Router> Driver<R> {
     }
 
     /// When something has to be looked at next.
-    fn next(&self, drain: Option<&Drain>) -> Instant {
+    fn next(&self, drain: Option<&Ordered>) -> Instant {
         let mut next = if self.phase.is_idle() {
             self.phase.idle_since() + self.deadlines.idle
         } else {
             Instant::now() + self.deadlines.idle.max(Duration::from_secs(1))
         };
+        if let Some(due) = self.phase.watch.due() {
+            next = next.min(due);
+        }
         if let Some(since) = self.phase.head_since() {
             next = next.min(since + self.deadlines.header);
         }
         if let Some(drain) = drain {
-            next = next.min(drain.deadline);
-            if self.phase.is_idle() {
-                next = next.min((self.phase.idle_since() + LAST_REQUEST_WITHIN).max(Instant::now() + Duration::from_millis(1)));
+            next = next.min(drain.drain.deadline);
+            if self.phase.is_at_rest() {
+                next = next.min(drain.last_request());
             }
         }
         next

@@ -11,10 +11,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
-use super::{body::OutBody, fields, framing, normalize, prepare, respond, timed::Phase};
+use super::{body::OutBody, fields, framing, normalize, prepare, respond, stuck::{Deadline, Watch}, timed::Phase};
 use crate::{
     ConnMeta, Error, Reason,
-    message::{Answer, Fields, Head, ReqBody, ResBody, Scheme, Tally},
+    message::{Answer, Fields, Head, ReqBody, ResBody, Tally},
     net::Worker,
     observe::{Counter, Gauge, Record},
     registry::Entry,
@@ -42,6 +42,9 @@ pub(super) struct Exchange<R: Router> {
     grpc: bool,
     up: Rc<Tally>,
     down: Rc<Tally>,
+    watch: Rc<Watch>,
+    /// Nothing more may be read from this connection.
+    last: Cell<bool>,
     ended: Cell<bool>,
     /// End of the whole request, and the idle limit; `None`: none.
     limits: Cell<(Option<Instant>, Option<Duration>)>,
@@ -69,7 +72,7 @@ pub(super) async fn serve<R: Router>(conn: Rc<Conn<R>>, request: Request<Incomin
         Ok(response) => response,
         Err(answer) => exchange.answer(answer),
     };
-    if exchange.version != Version::HTTP_2 && exchange.conn.entry.draining() {
+    if exchange.version != Version::HTTP_2 && (exchange.last.get() || exchange.conn.entry.draining()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.outcome.borrow_mut().status = response.status().as_u16();
@@ -83,8 +86,9 @@ impl<R: Router> Exchange<R> {
         let grpc = request
             .headers()
             .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        Rc::new(Self {
+            .is_some_and(|kind| respond::is_grpc(kind.as_bytes()));
+        let watch = Watch::of_stream().unwrap_or_else(|| Rc::clone(&conn.phase.watch));
+        let exchange = Rc::new(Self {
             view: conn.worker.view(),
             conn,
             start: Instant::now(),
@@ -95,6 +99,8 @@ impl<R: Router> Exchange<R> {
             grpc,
             up: Tally::new(),
             down: Tally::new(),
+            watch,
+            last: Cell::new(false),
             ended: Cell::new(false),
             limits: Cell::new((None, None)),
             outcome: RefCell::new(Outcome {
@@ -108,7 +114,10 @@ impl<R: Router> Exchange<R> {
                 request_id: String::new(),
                 trace_id: String::new(),
             }),
-        })
+        });
+        let itself: Rc<dyn Deadline> = Rc::<Self>::clone(&exchange);
+        exchange.watch.set(Rc::downgrade(&itself));
+        exchange
     }
 
     /// Steps 4 to 9.
@@ -117,7 +126,9 @@ impl<R: Router> Exchange<R> {
         let meta = &self.conn.meta;
         let policy = view.http(meta);
         let refuse = |reject: framing::Reject| self.refuse(reject);
+        self.bounded(request.headers())?;
         framing::request(self.version, request.headers()).map_err(refuse)?;
+        self.one_length(request.headers()).map_err(refuse)?;
         if request.method() == http::Method::CONNECT {
             return Err(Answer::new(http::StatusCode::METHOD_NOT_ALLOWED, Reason::BAD_REQUEST));
         }
@@ -133,7 +144,7 @@ impl<R: Router> Exchange<R> {
             outcome.request_id = request_id;
             fields::trace_id(request.headers()).clone_into(&mut outcome.trace_id);
         }
-        let scheme = if meta.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let scheme = fields::scheme(request.headers(), meta.tls.is_some(), policy);
         let decision = view.request(
             &Head {
                 method: request.method().as_str(),
@@ -160,6 +171,33 @@ impl<R: Router> Exchange<R> {
         self.forward(request, route, &target).await.map_err(|error| self.failed(&error))
     }
 
+    /// Refuses a chunked request that also has a length. Where the bytes of the head are not at hand, the connection ends
+    /// after it, so that nothing behind it can be read in two ways (RFC 9112 6.3).
+    fn one_length(&self, fields: &HeaderMap) -> Result<(), framing::Reject> {
+        let phase = &self.conn.phase;
+        let chunked = self.version == Version::HTTP_11 && fields.contains_key(header::TRANSFER_ENCODING);
+        let verdict = chunked.then(|| phase.has_length());
+        phase.forget_head();
+        match verdict {
+            Some(Some(true)) => Err(framing::Reject::framing("both Content-Length and Transfer-Encoding")),
+            Some(None) => {
+                self.last.set(true);
+                Ok(())
+            }
+            None | Some(Some(false)) => Ok(()),
+        }
+    }
+
+    /// The number of fields: hyper holds it for HTTP/1.1 alone. Cookie crumbs count one by one.
+    fn bounded(&self, fields: &HeaderMap) -> Result<(), Answer> {
+        let worker = &self.conn.worker;
+        if fields.len() <= worker.shared.limits.max_headers {
+            return Ok(());
+        }
+        worker.observe.count(Counter::HeadersTooLarge);
+        Err(Answer::new(http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HEADERS_TOO_LARGE))
+    }
+
     /// Step 6: go on, or a final answer.
     fn admit<'a>(&self, view: &'a View<R>, decision: &Decision) -> Result<&'a Route, Answer> {
         match &decision.action {
@@ -183,6 +221,7 @@ impl<R: Router> Exchange<R> {
         let timeout = some(route.timeout.unwrap_or(process.upstream_timeout));
         let idle = some(route.idle_timeout.unwrap_or(process.stream_idle_timeout));
         self.limits.set((timeout.map(|timeout| self.start + timeout), idle));
+        self.watch.changed();
         self.outcome.borrow_mut().cluster = Some(Arc::clone(&route.cluster.name));
         let body = |incoming: Incoming| {
             use http_body::Body as _;
@@ -230,15 +269,6 @@ impl<R: Router> Exchange<R> {
         }
     }
 
-    /// The deadline that comes first, and its reason.
-    pub(super) fn next_deadline(&self) -> Option<(Instant, Reason)> {
-        let (end, idle) = self.limits.get();
-        let active = self.up.active().max(self.down.active());
-        let idle = idle.map(|idle| (active + idle, Reason::STREAM_IDLE));
-        let end = end.map(|end| (end, Reason::UPSTREAM_TIMEOUT));
-        [end, idle].into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-
     fn count_timeout(&self, reason: &Reason) {
         let counter = if *reason == Reason::STREAM_IDLE { Counter::StreamIdleTimeout } else { Counter::UpstreamTimeout };
         self.conn.worker.observe.count(counter);
@@ -263,6 +293,9 @@ impl<R: Router> Exchange<R> {
 
     fn answer(self: &Rc<Self>, answer: Answer) -> Response<OutBody<R>> {
         self.outcome.borrow_mut().reason = answer.reason.clone();
+        // The upstream's time is over; what is left is the client's to read.
+        self.limits.set((None, self.limits.get().1));
+        self.down.add(0);
         let (response, body) = respond::response(answer, self.grpc);
         let mut response = response.map(|()| OutBody::full(body, Rc::clone(self)));
         let policy = self.view.http(&self.conn.meta);
@@ -291,12 +324,29 @@ impl<R: Router> Exchange<R> {
         self.ended.set(true);
     }
 
+    /// Why an exchange that did not end ended: we have cut its connection, or the client has gone.
+    fn cause(&self) -> Reason {
+        let drain = self.conn.entry.drain().filter(|drain| drain.deadline <= Instant::now());
+        drain.map_or(Reason::DOWNSTREAM_RESET, |drain| drain.reason)
+    }
+}
+
+impl<R: Router> Deadline for Exchange<R> {
+    fn next_deadline(&self) -> Option<(Instant, Reason)> {
+        let (end, idle) = self.limits.get();
+        let active = self.up.active().max(self.down.active());
+        let idle = idle.map(|idle| (active + idle, Reason::STREAM_IDLE));
+        let end = end.map(|end| (end, Reason::UPSTREAM_TIMEOUT));
+        [end, idle].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
     /// The response was cut.
-    pub(super) fn fail(&self, reason: &Reason) {
+    fn fail(&self, reason: &Reason) {
         if matches!(reason.code(), "upstream_timeout" | "stream_idle_timeout") {
             self.count_timeout(reason);
         }
         self.ended.set(true);
+        self.limits.set((None, None));
         self.outcome.borrow_mut().reason = reason.clone();
     }
 }
@@ -312,10 +362,14 @@ impl<R: Router> Drop for Exchange<R> {
             method: self.method.as_str(),
             authority: &outcome.authority,
             path: &self.path,
-            protocol: if self.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+            protocol: match self.version {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
             status: outcome.status,
             grpc_status: outcome.grpc_status,
-            reason: if vanished { Reason::DOWNSTREAM_RESET } else { outcome.reason.clone() },
+            reason: if vanished { self.cause() } else { outcome.reason.clone() },
             duration: self.start.elapsed(),
             bytes_in: self.up.bytes(),
             bytes_out: self.down.bytes(),

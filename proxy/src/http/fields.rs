@@ -72,6 +72,17 @@ fn is_control(name: &str) -> bool {
     name == "x-forwarded-client-cert" || name.starts_with("x-envoy-") || name.starts_with("l5d-")
 }
 
+/// The scheme that the client used: the connection's, or what a trusted proxy in front says.
+pub fn scheme(headers: &HeaderMap, tls: bool, policy: &HttpPolicy) -> Scheme {
+    let said = headers.get(FORWARDED_PROTO).filter(|_| policy.trust_forwarded_proto);
+    match said.map(HeaderValue::as_bytes) {
+        Some(b"https") => Scheme::Https,
+        Some(b"http") => Scheme::Http,
+        _ if tls => Scheme::Https,
+        _ => Scheme::Http,
+    }
+}
+
 /// Sets the forwarded fields from the connection; what the client said about itself stays only behind trusted hops.
 pub fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, scheme: Scheme, authority: &str, policy: &HttpPolicy) {
     for spoof in ["x_forwarded_for", "x_forwarded_proto", "x_forwarded_host"] {

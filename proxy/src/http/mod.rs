@@ -8,8 +8,9 @@ mod framing;
 mod normalize;
 mod prepare;
 mod respond;
+mod stuck;
 mod timed;
 
-pub(crate) use engine::serve;
+pub(crate) use engine::{LAST_REQUEST_WITHIN, serve};
 pub use framing::{Reject, authority, message, request};
 pub use normalize::path as normalize_path;

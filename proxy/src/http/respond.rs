@@ -44,6 +44,13 @@ pub(super) fn response(answer: Answer, grpc: bool) -> (Response<()>, Bytes) {
     (response, answer.body)
 }
 
+/// Whether a content type is gRPC's: `application/grpc` alone, with a suffix or with parameters. gRPC-Web is another protocol,
+/// whose clients read the HTTP status.
+pub(super) fn is_grpc(content_type: &[u8]) -> bool {
+    let (head, rest) = content_type.split_at(content_type.len().min(b"application/grpc".len()));
+    head.eq_ignore_ascii_case(b"application/grpc") && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
 /// gRPC's own mapping of HTTP statuses (grpc: doc/http-grpc-status-mapping.md); a timeout is DEADLINE_EXCEEDED, as in Envoy.
 pub(super) fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {

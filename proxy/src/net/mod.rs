@@ -22,7 +22,7 @@ use crate::{
     Reason,
     limits::Limits,
     observe::Observe,
-    registry::{Order, Registry, Role},
+    registry::Registry,
     route::Router,
     upstream::{AddressPolicy, Cluster},
 };
@@ -113,6 +113,8 @@ pub(crate) struct Shared<R> {
     pub(crate) clusters: ArcSwap<Vec<Arc<Cluster>>>,
     pub(crate) connections: AtomicUsize,
     pub(crate) handshakes: AtomicUsize,
+    /// Connections that the deadline of the process' drain has cut.
+    pub(crate) cut: AtomicUsize,
     pub(crate) allow_dev_identity: bool,
 }
 
@@ -148,6 +150,7 @@ impl<R: Router> Server<R> {
             clusters: ArcSwap::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
+            cut: AtomicUsize::new(0),
             allow_dev_identity: settings.allow_dev_identity,
         });
         let workers = (0..settings.workers.max(1)).map(|index| WorkerHandle::start(index, &shared));
@@ -224,17 +227,16 @@ impl<R: Router> Server<R> {
         for open in closing {
             open.close_and_wait().await;
         }
-        let order = Order::Drain { reason: Reason::DRAIN_TIMEOUT, deadline: limits.drain_timeout };
         let deadline = Instant::now() + limits.drain_timeout;
-        self.shared.registry.order(&order, |facts| facts.role == Role::Downstream);
+        self.shared.registry.drain(&Reason::DRAIN_TIMEOUT, limits.drain_timeout);
         while self.open() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let left = self.open();
         let gone = Instant::now() + GRACE;
         while self.open() > 0 && Instant::now() < gone {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let left = self.open() + self.shared.cut.load(Relaxed);
         for worker in self.workers.iter() {
             worker.stop();
         }

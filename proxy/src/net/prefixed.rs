@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -17,12 +17,32 @@ use tokio::{
 pub struct Prefixed<S> {
     prefix: Bytes,
     inner: S,
+    /// What is read from now on, to be put back: a ClientHello that may pass through.
+    record: Option<BytesMut>,
 }
 
 impl<S> Prefixed<S> {
     /// `prefix` is read first.
     pub fn new(prefix: Bytes, inner: S) -> Self {
-        Self { prefix, inner }
+        Self { prefix, inner, record: None }
+    }
+
+    /// Keeps a copy of what is read, until [`Self::rewind`] or [`Self::forget`].
+    pub(crate) fn record(&mut self) {
+        self.record = Some(BytesMut::new());
+    }
+
+    /// Puts back what was read since [`Self::record`].
+    pub(crate) fn rewind(&mut self) {
+        if let Some(mut read) = self.record.take() {
+            read.extend_from_slice(&self.prefix);
+            self.prefix = read.freeze();
+        }
+    }
+
+    /// What was read stays read.
+    pub(crate) fn forget(&mut self) {
+        self.record = None;
     }
 }
 
@@ -48,14 +68,19 @@ impl Prefixed<TcpStream> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.inner).poll_read(cx, buf);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        } else {
+            let count = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(count));
+            if self.prefix.is_empty() {
+                // An empty slice of a larger buffer would keep all of it.
+                self.prefix = Bytes::new();
+            }
         }
-        let count = self.prefix.len().min(buf.remaining());
-        buf.put_slice(&self.prefix.split_to(count));
-        if self.prefix.is_empty() {
-            // An empty slice of a larger buffer would keep all of it.
-            self.prefix = Bytes::new();
+        if let Some(record) = &mut self.record {
+            record.extend_from_slice(buf.filled().get(before..).unwrap_or_default());
         }
         Poll::Ready(Ok(()))
     }

@@ -21,7 +21,9 @@ use tokio::{
 
 use super::{ListenerSpec, Shared};
 use crate::{
-    observe::{Gauge, WorkerObserve},
+    Reason,
+    observe::{Counter, Gauge, WorkerObserve},
+    registry::Drain,
     route::{Router, View},
     serve,
     upstream::Upstream,
@@ -101,6 +103,16 @@ impl<R: Router> Worker<R> {
     /// The table to decide with, for the whole life of a request.
     pub(crate) fn view(&self) -> View<R> {
         self.view.borrow().clone()
+    }
+}
+
+impl<R> Worker<R> {
+    /// Counts a connection that a drain's deadline has cut.
+    pub(crate) fn cut(&self, drain: &Drain) {
+        self.observe.count(Counter::DrainCut);
+        if drain.reason == Reason::DRAIN_TIMEOUT {
+            self.shared.cut.fetch_add(1, Relaxed);
+        }
     }
 }
 

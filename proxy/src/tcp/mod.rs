@@ -39,7 +39,13 @@ pub(crate) async fn serve<R: Router, S: AsyncRead + AsyncWrite + Unpin>(
             let route = view.route(ix);
             let idle = route.idle_timeout.unwrap_or(worker.shared.limits.stream_idle_timeout);
             let reason = match worker.upstream.connect(&route.cluster, &mut attempts).await {
-                Ok(upstream) => relay(stream, upstream, &entry, idle, (&up, &down)).await,
+                Ok(upstream) => {
+                    let reason = relay(stream, upstream, &entry, idle, (&up, &down)).await;
+                    if let Some(drain) = entry.drain().filter(|drain| drain.reason == reason) {
+                        worker.cut(&drain);
+                    }
+                    reason
+                }
                 Err(error) => error.reason(),
             };
             (reason, Arc::clone(&route.cluster.name))
@@ -87,9 +93,10 @@ where
     let (mut from_client, mut to_client) = tokio::io::split(downstream);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     let both = async {
-        tokio::join!(
-            copy(&mut from_client, &mut to_upstream, up),
-            copy(&mut from_upstream, &mut to_client, down)
+        // A direction that ends leaves the other open; one that breaks ends both, or the other side would hang.
+        tokio::try_join!(
+            async { copy(&mut from_client, &mut to_upstream, up).await.map_err(|_gone| Reason::DOWNSTREAM_RESET) },
+            async { copy(&mut from_upstream, &mut to_client, down).await.map_err(|_gone| Reason::UPSTREAM_RESET) },
         )
     };
     tokio::pin!(both);
@@ -105,10 +112,9 @@ where
             }
         };
         tokio::select! {
-            (to, from) = &mut both => return match (to, from) {
-                (Ok(()), Ok(())) => Reason::OK,
-                (Err(_), _) => Reason::DOWNSTREAM_RESET,
-                (_, Err(_)) => Reason::UPSTREAM_RESET,
+            ended = &mut both => return match ended {
+                Ok(((), ())) => Reason::OK,
+                Err(reason) => reason,
             },
             received = entry.ordered() => if let Received::Drain(drain) = received {
                 cut = Some(drain.deadline);

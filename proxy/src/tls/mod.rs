@@ -16,7 +16,7 @@ use crate::{
     net::{Layer, Prefixed, Worker},
     observe::Counter,
     registry::{Entry, Guard},
-    route::{Accept, Hello, Router},
+    route::{Accept, Decision, Hello, Router},
     tcp,
     upstream::version,
 };
@@ -33,8 +33,11 @@ pub(crate) async fn serve<R: Router>(worker: Rc<Worker<R>>, stream: Io, mut meta
     }
     let done = timeout(shared.limits.handshake_timeout, handshake(&worker, stream, &mut meta)).await;
     shared.handshakes.fetch_sub(1, Relaxed);
-    let stream = match done {
-        Ok(Ok(stream)) => stream,
+    let (stream, generation) = match done {
+        Ok(Ok(Shaken::Terminated(stream, generation))) => (stream, generation),
+        Ok(Ok(Shaken::Passes(stream, decision))) => {
+            return tcp::serve(worker, stream, Arc::new(meta), entry, Some(decision)).await;
+        }
         Ok(Err(failed)) => {
             worker.observe.count(Counter::HandshakeFailed);
             let (listener, peer, sni) = (&meta.listener, meta.client(), meta.sni.as_deref());
@@ -53,10 +56,31 @@ pub(crate) async fn serve<R: Router>(worker: Rc<Worker<R>>, stream: Io, mut meta
         facts.peer.clone_from(&meta.peer_id);
         facts.guard = meta.tls.as_ref().map(|tls| Guard::Server(Arc::clone(&tls.profile)));
     });
+    if trust_moved(&meta, generation) {
+        worker.observe.count(Counter::HandshakeFailed);
+        tracing::warn!(listener = %meta.listener, peer = %meta.client(), "trust was removed during the handshake");
+        return;
+    }
     match layer {
         Layer::Http => http::serve(worker, stream, meta, entry).await,
         Layer::Tcp => tcp::serve(worker, stream, meta, entry, None).await,
     }
+}
+
+/// What became of a ClientHello.
+enum Shaken {
+    /// A session under this generation of its profile.
+    Terminated(TlsStream<Io>, u64),
+    /// Somebody else terminates it: every byte is still there.
+    Passes(Io, Decision),
+}
+
+/// A sweep that ran between the verification and the registration did not see this connection: ask once more.
+fn trust_moved(meta: &ConnMeta, generation: u64) -> bool {
+    let Some(tls) = &meta.tls else { return false };
+    let same = tls.profile.current().is_ok_and(|current| current.generation == generation);
+    let guard = Guard::Server(Arc::clone(&tls.profile));
+    !same && guard.recheck(meta.peer_id.as_deref()).is_err()
 }
 
 /// Why a handshake did not lead to a connection: for our log.
@@ -73,11 +97,12 @@ impl Failed {
 
 async fn handshake<R: Router>(
     worker: &Worker<R>,
-    stream: Io,
+    mut stream: Io,
     meta: &mut ConnMeta,
-) -> Result<TlsStream<Io>, Failed> {
+) -> Result<Shaken, Failed> {
+    stream.record();
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
-    let start = start.map_err(|error| Failed::new(Reason::HANDSHAKE_FAILED, error))?;
+    let mut start = start.map_err(|error| Failed::new(Reason::HANDSHAKE_FAILED, error))?;
     let hello = start.client_hello();
     meta.sni = hello.server_name().map(|name| name.to_ascii_lowercase().into());
     let offered: Vec<&[u8]> = hello.alpn().into_iter().flatten().collect();
@@ -85,9 +110,11 @@ async fn handshake<R: Router>(
     let profile = match worker.view().accept(meta, Some(&seen)) {
         Accept::Terminate(profile) => profile,
         Accept::Refuse(reason) => return Err(Failed::new(reason, "refused by the server name")),
-        // Passing TLS through needs the ClientHello's bytes, which the acceptor has consumed: `TLS` listeners with
-        // passthrough routes decide before it (`Layer::Tcp` without `tls`).
-        Accept::Passthrough(_) | Accept::Plain => {
+        Accept::Passthrough(decision) => {
+            start.io.rewind();
+            return Ok(Shaken::Passes(start.io, decision));
+        }
+        Accept::Plain => {
             return Err(Failed::new(Reason::INTERNAL, "a TLS connection that nobody terminates"));
         }
     };
@@ -96,6 +123,7 @@ async fn handshake<R: Router>(
         let message = "a certificate of the dev authority is not presented beyond loopback without --allow-dev-identity";
         return Err(Failed::new(Reason::SERVER_IDENTITY_UNAVAILABLE, message));
     }
+    start.io.forget();
     let stream = start.into_stream(Arc::clone(&current.config)).await;
     let stream = stream.map_err(|error| match verify::failure_of(&error) {
         Some(failure) => Failed::new(failure.code(), &error),
@@ -113,7 +141,7 @@ async fn handshake<R: Router>(
         cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default(),
         profile,
     });
-    Ok(stream)
+    Ok(Shaken::Terminated(stream, current.generation))
 }
 
 fn authorise(

@@ -1,0 +1,138 @@
+//! Bodies: big ones at flat memory, early answers, deadlines.
+
+use std::time::{Duration, Instant};
+
+use http::Request;
+use http_body_util::BodyExt as _;
+use proxy::{limits::Limits, observe::Counter};
+use tokio::io::AsyncWriteExt as _;
+
+use super::support::*;
+
+const MIB_64: usize = 64 << 20;
+
+fn post(target: &str) -> Request<Body> {
+    Request::post(target).header("host", "example.org").body(chunks(1024, None)).unwrap()
+}
+
+#[tokio::test]
+async fn sixty_four_mebibytes_go_both_ways() {
+    let rig = Rig::start(Table::new(upstream().await));
+    let mut client = rig.h1().await;
+    let up = text(client.send_request(post("/count")).await.unwrap()).await;
+    assert_eq!(up, format!("{MIB_64} "));
+    client.ready().await.unwrap();
+    let echoed = client.send_request(post("/echo")).await.unwrap().into_body();
+    assert_eq!(length(echoed).await, MIB_64);
+    let mut client = rig.h2().await;
+    let down = client.send_request(get2("/big")).await.unwrap().into_body();
+    assert_eq!(length(down).await, MIB_64);
+}
+
+async fn length(mut body: hyper::body::Incoming) -> usize {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        length += frame.unwrap().data_ref().map_or(0, bytes::Bytes::len);
+    }
+    length
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_the_upstream() {
+    let rig = Rig::start(Table::new(upstream().await));
+    let mut stream = rig.connect().await;
+    stream.write_all(b"GET /big HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "xxxx").await;
+    // What socket buffers and the proxy hold is bounded: the 64 MiB cannot have left the upstream while nobody reads.
+    let sent = resident_growth(Duration::from_millis(500)).await;
+    assert!(sent < 24 << 20, "memory grew by {sent} bytes while the client was deaf");
+    assert!(rig.observe.render().contains("selvedge_requests_active 1"), "{}", rig.observe.render());
+}
+
+/// How much this process (proxy, upstream and client) grows meanwhile.
+async fn resident_growth(meanwhile: Duration) -> usize {
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let before = resident();
+    tokio::time::sleep(meanwhile).await;
+    resident().saturating_sub(before)
+}
+
+#[tokio::test]
+async fn an_early_answer_arrives_while_the_body_is_still_coming_and_the_connection_ends() {
+    let rig = Rig::start(Table::new(upstream().await));
+    let mut stream = rig.connect().await;
+    stream.write_all(b"POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nstart").await.unwrap();
+    let seen = to_end(&mut stream).await;
+    assert!(seen.starts_with("HTTP/1.1 403") && seen.ends_with("early"), "{seen}");
+    let mut client = rig.h2().await;
+    let response = client.send_request(Request::post("http://a/early").body(chunks(64, None)).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 403);
+    assert_eq!(text(client.send_request(get2("/count")).await.unwrap()).await, "0 ");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_a_504() {
+    let mut table = Table::new(upstream().await);
+    table.routes[0].timeout = Some(Duration::from_millis(200));
+    let rig = Rig::start(table);
+    let started = Instant::now();
+    let response = rig.h1().await.send_request(get("/never")).await.unwrap();
+    assert_eq!(response.status(), 504);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(rig.total(Counter::UpstreamTimeout), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_is_cut_and_never_looks_whole() {
+    let mut table = Table::new(upstream().await);
+    table.routes[0].timeout = Some(Duration::from_millis(300));
+    let rig = Rig::start(table);
+    let seen = rig.raw(b"GET /stall HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert!(seen.contains("5\r\nfirst\r\n") && !seen.contains("0\r\n\r\n"), "{seen:?}");
+    let mut client = rig.h2().await;
+    let body = client.send_request(get2("/stall")).await.unwrap().into_body();
+    assert!(body.collect().await.is_err());
+    assert_eq!(client.send_request(get2("/")).await.unwrap().status(), 200, "other streams go on");
+    until("both are recorded", || rig.failures("upstream_timeout") == 2).await;
+}
+
+#[tokio::test]
+async fn a_stream_without_bytes_is_cut_by_the_idle_timeout() {
+    let limits = Limits { stream_idle_timeout: Duration::from_millis(200), ..Limits::default() };
+    let mut table = Table::new(upstream().await);
+    table.routes[0].timeout = Some(Duration::ZERO);
+    let rig = Rig::with(table, limits, http());
+    let seen = rig.raw(b"GET /stall HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert!(seen.contains("first"), "{seen}");
+    assert_eq!(rig.total(Counter::StreamIdleTimeout), 1);
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_does_not_read_dies_too() {
+    let limits = Limits { stream_idle_timeout: Duration::from_millis(300), ..Limits::default() };
+    let mut table = Table::new(upstream().await);
+    table.routes[0].timeout = Some(Duration::ZERO);
+    let rig = Rig::with(table, limits, http());
+    let mut deaf = rig.connect().await;
+    deaf.write_all(b"GET /big HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    until("the stuck answer is cut", || rig.failures("stream_idle_timeout") == 1).await;
+    let mut client = rig.h2().await;
+    let stuck = client.send_request(get2("/big")).await.unwrap();
+    until("the stuck stream is cut", || rig.failures("stream_idle_timeout") == 2).await;
+    assert_eq!(client.send_request(get2("/")).await.unwrap().status(), 200, "other streams go on");
+    assert!(stuck.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_is_recorded_and_frees_the_upstream() {
+    let rig = Rig::start(Table::new(upstream().await));
+    let mut stream = rig.connect().await;
+    stream.write_all(b"GET /stall HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "first").await;
+    drop(stream);
+    until("the record is written", || rig.failures("downstream_reset") == 1).await;
+    until("both connections are gone", || rig.server.registry().is_empty()).await;
+}

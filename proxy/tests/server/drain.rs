@@ -1,0 +1,141 @@
+//! Drain: nobody who keeps to the protocol loses a request.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use proxy::{limits::Limits, net::Drained, observe::Counter};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+use super::support::*;
+
+/// An HTTP/1.1 client that honours `connection: close`; ends when no new connection is accepted any longer.
+async fn h1_load(addr: std::net::SocketAddr, done: Arc<AtomicUsize>) -> Result<(), String> {
+    while let Ok(stream) = TcpStream::connect(addr).await {
+        let mut client = h1(stream).await;
+        loop {
+            let response = client.send_request(get("/")).await.map_err(|error| format!("h1: {error:?}"))?;
+            assert_eq!(response.status(), 200);
+            let closes = response.headers().get("connection").is_some_and(|value| value == "close");
+            text(response).await;
+            done.fetch_add(1, Relaxed);
+            if closes {
+                break;
+            }
+            client.ready().await.map_err(|error| format!("h1 closed without saying so: {error:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// An HTTP/2 client that honours GOAWAY: hyper gives back what was not sent.
+async fn h2_load(addr: std::net::SocketAddr, done: Arc<AtomicUsize>) -> Result<(), String> {
+    while let Ok(stream) = TcpStream::connect(addr).await {
+        let mut client = h2(stream).await;
+        loop {
+            if client.ready().await.is_err() {
+                break;
+            }
+            match client.try_send_request(get2("/")).await {
+                Ok(response) => {
+                    assert_eq!(response.status(), 200);
+                    text(response).await;
+                    done.fetch_add(1, Relaxed);
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(_unsent) => break,
+                    None => return Err(format!("h2: {error:?}")),
+                },
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_drain_under_load_loses_no_request() {
+    let rig = Rig::start(Table::new(upstream().await));
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        clients.spawn(h1_load(rig.addr, Arc::clone(&done)));
+        clients.spawn(h2_load(rig.addr, Arc::clone(&done)));
+    }
+    until("load runs", || done.load(Relaxed) > 200).await;
+    assert_eq!(rig.server.drain().await, Drained::Clean);
+    for ended in clients.join_all().await {
+        ended.unwrap();
+    }
+    assert!(TcpStream::connect(rig.addr).await.is_err(), "the listener is closed");
+}
+
+#[tokio::test]
+async fn an_idle_http1_connection_is_answered_once_more_however_long_it_was_idle() {
+    let limits = Limits { drain_delay: Duration::ZERO, ..Limits::default() };
+    let rig = Rig::with(Table::new(upstream().await), limits, http());
+    let mut client = rig.h1().await;
+    text(client.send_request(get("/")).await.unwrap()).await;
+    client.ready().await.unwrap();
+    // Longer than the five seconds that a draining connection has.
+    tokio::time::sleep(Duration::from_millis(5200)).await;
+    let server = Arc::clone(&rig.server);
+    let draining = tokio::spawn(async move { server.drain().await });
+    until("the listener is closed", || std::net::TcpStream::connect(rig.addr).is_err()).await;
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_millis(300) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!client.is_closed(), "closed {:?} after the drain began", asked.elapsed());
+    }
+    let response = client.send_request(get("/")).await.unwrap();
+    assert_eq!(response.headers()["connection"], "close");
+    text(response).await;
+    assert_eq!(draining.await.unwrap(), Drained::Clean);
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_does_not_hold_up_a_drain() {
+    let rig = Rig::start(Table::new(upstream().await));
+    let mut silent = rig.connect().await;
+    until("it is registered", || !rig.server.registry().is_empty()).await;
+    let started = Instant::now();
+    assert_eq!(rig.server.drain().await, Drained::Clean);
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert_eq!(to_end(&mut silent).await, "");
+}
+
+#[tokio::test]
+async fn what_still_runs_at_the_deadline_is_cut_and_counted() {
+    let limits = Limits { drain_timeout: Duration::from_millis(300), ..Limits::default() };
+    let mut table = Table::new(upstream().await);
+    table.routes[0].timeout = Some(Duration::ZERO);
+    let rig = Rig::with(table, limits, http());
+    let mut stream = rig.connect().await;
+    stream.write_all(b"GET /stall HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "first").await;
+    assert_eq!(rig.server.drain().await, Drained::Cut(1));
+    assert_eq!(rig.total(Counter::DrainCut), 1);
+    assert!(!to_end(&mut stream).await.ends_with("0\r\n\r\n"));
+}
+
+#[tokio::test]
+async fn it_accepts_while_the_delay_lasts() {
+    let limits = Limits { drain_delay: Duration::from_millis(500), ..Limits::default() };
+    let rig = Rig::with(Table::new(upstream().await), limits, http());
+    let server = Arc::clone(&rig.server);
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    let draining = tokio::spawn(async move {
+        let drained = server.drain().await;
+        told.store(true, Relaxed);
+        drained
+    });
+    tokio::task::yield_now().await;
+    let response = rig.h1().await.send_request(get("/")).await.unwrap();
+    assert_eq!((response.status().as_u16(), over.load(Relaxed)), (200, false));
+    drop(response);
+    assert_eq!(draining.await.unwrap(), Drained::Clean);
+}

@@ -1,0 +1,19 @@
+//! The server side of the data plane over real sockets: listeners, TLS, HTTP both ways, bytes, drain.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "helpers of tests fail the test"
+)]
+
+mod bodies;
+mod drain;
+mod hygiene;
+mod limits;
+mod preface;
+mod protocols;
+mod support;
+mod tls;

@@ -130,7 +130,7 @@ impl<R: Router> Exchange<R> {
         framing::request(self.version, request.headers()).map_err(refuse)?;
         self.one_length(request.headers()).map_err(refuse)?;
         if request.method() == http::Method::CONNECT {
-            return Err(Answer::new(http::StatusCode::METHOD_NOT_ALLOWED, Reason::BAD_REQUEST));
+            return Err(refuse(framing::Reject::connect()));
         }
         let authority = framing::authority(self.version, request.uri(), request.headers()).map_err(refuse)?;
         self.outcome.borrow_mut().authority.clone_from(&authority);

@@ -20,6 +20,12 @@ impl Reject {
         Self { status: StatusCode::BAD_REQUEST, reason: Reason::BAD_FRAMING, message }
     }
 
+    /// Tunnels are not offered; what a client sends into one must not be read as requests.
+    pub(super) fn connect() -> Self {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self { status, reason: Reason::BAD_REQUEST, message: "CONNECT is not supported" }
+    }
+
     fn host(message: &'static str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: Reason::BAD_HOST, message }
     }

@@ -30,56 +30,88 @@ pub(super) struct Dial<'a> {
     pub(super) deadline: Instant,
 }
 
+/// Where a search has been.
+#[derive(Default)]
+pub(super) struct Tried {
+    addrs: Vec<SocketAddr>,
+    /// The endpoint that the outcome belongs to.
+    pub(super) last: Option<SocketAddr>,
+}
+
+impl Tried {
+    /// An endpoint that was not tried yet.
+    pub(super) fn next<'a>(&self, endpoints: &'a [Endpoint]) -> Option<&'a Endpoint> {
+        if self.addrs.is_empty() { balance::pick(endpoints, &[]) } else { next_after(endpoints, &self.addrs) }
+    }
+}
+
 impl Dial<'_> {
-    /// Connects to `first`, or to any other endpoint. `last_tried` names the endpoint that the outcome belongs to.
+    /// Connects to any endpoint.
+    pub(super) async fn any(&self, endpoints: &[Endpoint], tried: &mut Tried) -> Result<(Connected, Endpoint), Error> {
+        let mut outcome = Err(no_endpoints(self.cluster));
+        while let Some(endpoint) = tried.next(endpoints) {
+            outcome = self.run(endpoints, endpoint, tried).await;
+            if !outcome.as_ref().is_err_and(Self::others_may_help) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Whether another endpoint may be reached after this failure.
+    pub(super) fn others_may_help(error: &Error) -> bool {
+        matches!(error, Error::Connect { reason, .. } if *reason != Reason::CONNECT_TIMEOUT)
+    }
+
+    /// Connects to `first`; when it keeps us waiting, to others beside it. When it fails and nothing is under way, the caller
+    /// decides about the next one: there may be a pooled connection to it.
     pub(super) async fn run(
         &self,
         endpoints: &[Endpoint],
         first: &Endpoint,
-        last_tried: &mut Option<SocketAddr>,
+        tried: &mut Tried,
     ) -> Result<(Connected, Endpoint), Error> {
         let mut racing = FuturesUnordered::new();
-        let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut last = no_endpoints(self.cluster, "no endpoint is known");
         let mut candidate = Some(first);
         loop {
+            let mut failure = None;
             if let Some(endpoint) = candidate.take() {
-                tried.push(endpoint.addr);
-                *last_tried = Some(endpoint.addr);
-                if let Some(why) = self.addresses.refuses(endpoint.addr) {
-                    let message = format!("the address {why}; --allow-upstream lets it be one");
-                    last = failed(endpoint.addr, Reason::ADDRESS_REFUSED, message);
-                } else {
-                    racing.push(async move { (endpoint, connect(endpoint).await) });
+                tried.addrs.push(endpoint.addr);
+                tried.last = Some(endpoint.addr);
+                match self.addresses.refuses(endpoint.addr) {
+                    None => racing.push(async move { (endpoint, connect(endpoint).await) }),
+                    Some(why) => {
+                        let message = format!("the address {why}; --allow-upstream lets it be one");
+                        failure = Some(failed(endpoint.addr, Reason::ADDRESS_REFUSED, message));
+                    }
                 }
             }
-            let next = next_after(endpoints, &tried);
-            if racing.is_empty() {
-                if next.is_none() {
-                    return Err(last);
-                }
-                candidate = next;
-                continue;
-            }
+            let next = next_after(endpoints, &tried.addrs);
             let patience = next.map_or(self.deadline, |next| Instant::now() + patience(first, next));
+            if let (true, Some(failure)) = (racing.is_empty(), failure) {
+                return Err(failure);
+            }
             tokio::select! {
                 biased;
-                Some((endpoint, outcome)) = racing.next() => match outcome {
-                    Ok(connected) => {
-                        *last_tried = Some(endpoint.addr);
-                        self.connected(endpoint, &connected);
-                        return Ok((connected, endpoint.clone()));
-                    }
-                    // No endpoint can be reached without it.
-                    Err(error @ Error::Identity { .. }) => return Err(error),
-                    Err(error) => {
-                        *last_tried = Some(endpoint.addr);
-                        self.failed(endpoint, &error);
-                        last = error;
-                        candidate = next;
+                Some((endpoint, outcome)) = racing.next() => {
+                    tried.last = Some(endpoint.addr);
+                    match outcome {
+                        Ok(connected) => {
+                            self.connected(endpoint, &connected);
+                            return Ok((connected, endpoint.clone()));
+                        }
+                        // No endpoint can be reached without it.
+                        Err(error @ Error::Identity { .. }) => return Err(error),
+                        Err(error) => {
+                            self.failed(endpoint, &error);
+                            if racing.is_empty() {
+                                return Err(error);
+                            }
+                            candidate = next;
+                        }
                     }
                 },
-                () = sleep_until(self.deadline) => return Err(self.late(endpoints, &tried)),
+                () = sleep_until(self.deadline) => return Err(self.late(endpoints, &tried.addrs)),
                 () = sleep_until(patience), if next.is_some() => candidate = next,
             }
         }
@@ -149,11 +181,13 @@ pub(super) async fn endpoints(
         }
     }
     if endpoints.is_empty() {
-        return Err(no_endpoints(cluster, "no endpoint is known"));
+        return Err(no_endpoints(cluster));
     }
     Ok(endpoints)
 }
 
-fn no_endpoints(cluster: &Cluster, why: &str) -> Error {
-    Error::Connect { upstream: cluster.name.to_string(), reason: Reason::NO_ENDPOINTS, message: why.to_owned() }
+/// The error of a cluster in which there is nothing to try.
+pub(super) fn no_endpoints(cluster: &Cluster) -> Error {
+    let message = "no endpoint is known".to_owned();
+    Error::Connect { upstream: cluster.name.to_string(), reason: Reason::NO_ENDPOINTS, message }
 }

@@ -13,10 +13,9 @@ use tokio::{
 };
 
 use super::{
-    AddressPolicy, Cluster, Endpoint, balance,
+    AddressPolicy, Cluster, Endpoint,
     conn::{Opener, Pooled, Sender},
-    connect::Connected,
-    dial::{Dial, endpoints},
+    dial::{Dial, Tried, endpoints, no_endpoints},
     endpoint::Lease,
     failure::Sent,
     outgoing::{Outgoing, absolute_form},
@@ -126,9 +125,10 @@ impl Upstream {
         attempts.count += 1;
         let search = self.search(cluster);
         let endpoints = endpoints(cluster, search.deadline).await?;
-        let first = pick(cluster, &endpoints)?;
         let addresses = self.addresses.load_full();
-        let dialled = search.with(self, &addresses).run(&endpoints, first, &mut attempts.upstream).await;
+        let mut tried = Tried::default();
+        let dialled = search.with(self, &addresses).any(&endpoints, &mut tried).await;
+        attempts.upstream = tried.last;
         let (connected, endpoint) = dialled.inspect_err(|error| attempts.failure = Some(error.to_string()))?;
         note(attempts, endpoint.addr, &connected.facts);
         Ok(Box::new(connected.stream))
@@ -180,8 +180,9 @@ impl Upstream {
     async fn ready(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Ready, Error> {
         let search = self.search(cluster);
         let endpoints = endpoints(cluster, search.deadline).await?;
-        loop {
-            let first = pick(cluster, &endpoints)?;
+        let mut tried = Tried::default();
+        let mut last = None;
+        while let Some(first) = tried.next(&endpoints) {
             // Counted while it connects, too: a burst must not go to one endpoint.
             let lease = Lease::new(&first.load);
             let opening = match self.pool.take(cluster, first) {
@@ -198,24 +199,34 @@ impl Upstream {
                 }
                 Offer::Open(opening) => opening,
             };
-            let addresses = self.addresses.load_full();
-            let dial = search.with(self, &addresses);
-            let (connected, endpoint) = dial.run(&endpoints, first, &mut attempts.upstream).await?;
-            let opened = timeout_at(search.deadline, self.open(cluster, &endpoint, connected)).await;
-            let (sender, conn) = opened.unwrap_or_else(|_late| Err(dial.late(&endpoints, &[endpoint.addr])))?;
-            self.pool.opened(PlaceKey::of(cluster, &endpoint), &sender, &conn);
+            let opened = self.open(&search, &endpoints, first, &mut tried).await;
             drop(opening);
-            let lease = if endpoint.addr == first.addr { lease } else { Lease::new(&endpoint.load) };
-            return Ok(Ready { sender, conn, endpoint, lease, reused: false });
+            attempts.upstream = tried.last;
+            match opened {
+                Ok((sender, conn, endpoint)) => {
+                    let lease = if endpoint.addr == first.addr { lease } else { Lease::new(&endpoint.load) };
+                    return Ok(Ready { sender, conn, endpoint, lease, reused: false });
+                }
+                Err(error) if Dial::others_may_help(&error) => last = Some(error),
+                Err(error) => return Err(error),
+            }
         }
+        Err(last.unwrap_or_else(|| no_endpoints(cluster)))
     }
 
+    /// A fresh connection to `first`, or to another one if that keeps us waiting; offered to later requests if it can be
+    /// shared.
     async fn open(
         &self,
-        cluster: &Cluster,
-        endpoint: &Endpoint,
-        connected: Connected,
-    ) -> Result<(Sender, Rc<Pooled>), Error> {
+        search: &Search<'_>,
+        endpoints: &[Endpoint],
+        first: &Endpoint,
+        tried: &mut Tried,
+    ) -> Result<(Sender, Rc<Pooled>, Endpoint), Error> {
+        let cluster = search.cluster;
+        let addresses = self.addresses.load_full();
+        let dial = search.with(self, &addresses);
+        let (connected, endpoint) = dial.run(endpoints, first, tried).await?;
         let opener = Opener {
             registry: &self.registry,
             observe: &self.observe,
@@ -223,7 +234,10 @@ impl Upstream {
             cluster: &cluster.name,
             protocol: cluster.key.protocol,
         };
-        opener.open(endpoint, connected).await
+        let opened = timeout_at(search.deadline, opener.open(&endpoint, connected)).await;
+        let (sender, conn) = opened.unwrap_or_else(|_late| Err(dial.late(endpoints, &[endpoint.addr])))?;
+        self.pool.opened(PlaceKey::of(cluster, &endpoint), &sender, &conn);
+        Ok((sender, conn, endpoint))
     }
 
     /// One request on one connection.
@@ -285,14 +299,6 @@ impl Search<'_> {
         let (timeout, deadline) = (self.timeout, self.deadline);
         Dial { cluster: self.cluster, addresses, observe: &upstream.observe, timeout, deadline }
     }
-}
-
-fn pick<'a>(cluster: &Cluster, endpoints: &'a [Endpoint]) -> Result<&'a Endpoint, Error> {
-    balance::pick(endpoints, &[]).ok_or_else(|| Error::Connect {
-        upstream: cluster.name.to_string(),
-        reason: Reason::NO_ENDPOINTS,
-        message: "no endpoint is known".to_owned(),
-    })
 }
 
 /// What follows on a connection after such an answer could be read in two ways.

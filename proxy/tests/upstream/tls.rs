@@ -414,3 +414,26 @@ fn a_drain_by_the_registry_retires_and_then_cuts() {
         }
     });
 }
+
+#[test]
+fn the_other_address_family_is_tried_beside_one_that_keeps_us_waiting() {
+    local(async {
+        let Ok(deaf) = TcpListener::bind("[::1]:0").await else {
+            eprintln!("no IPv6 loopback here");
+            return;
+        };
+        let ca = Ca::new("example.org").unwrap();
+        let own = source("own", material(&ca, CLIENT, HOUR));
+        let theirs = source("theirs", material(&ca, SERVER, HOUR));
+        let server = Behind::start(&theirs, &theirs, &[b"http/1.1"], BOTH).await;
+        for _ in 0..4 {
+            let rig = Rig::new();
+            let cluster = cluster(&rig, server.addr, &own, H1);
+            cluster.set_addresses(&[deaf.local_addr().unwrap(), server.addr]);
+            let begin = tokio::time::Instant::now();
+            let (answer, attempts) = rig.ask(&route(&cluster), get("/")).await;
+            assert_eq!((answer.unwrap().text(), attempts.upstream), ("h1", Some(server.addr)));
+            assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
+        }
+    });
+}

@@ -234,8 +234,8 @@ impl Upstream {
             cluster: &cluster.name,
             protocol: cluster.key.protocol,
         };
-        let opened = timeout_at(search.deadline, opener.open(&endpoint, connected)).await;
-        let (sender, conn) = opened.unwrap_or_else(|_late| Err(dial.late(endpoints, &[endpoint.addr])))?;
+        let speaking = timeout_at(search.deadline, opener.open(&endpoint, connected)).await;
+        let (sender, conn) = speaking.unwrap_or_else(|_late| Err(dial.late(endpoints, &[endpoint.addr])))?;
         self.pool.opened(PlaceKey::of(cluster, &endpoint), &sender, &conn);
         Ok((sender, conn, endpoint))
     }

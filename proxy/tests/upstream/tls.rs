@@ -89,6 +89,7 @@ impl Behind {
         let (serials, closed, heard) = (Rc::clone(&this.serials), Rc::clone(&this.closed), Rc::clone(&this.heard));
         tokio::task::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
                 let acceptor = TlsAcceptor::from(Arc::clone(&profile.current().unwrap().config));
                 let (profile, serials) = (Arc::clone(&profile), Rc::clone(&serials));
                 let (closed, heard) = (Rc::clone(&closed), Rc::clone(&heard));

@@ -156,7 +156,10 @@ fn update_secret(
 ) {
     let report = |problem: Problem| {
         if source.state().problem.as_ref() != Some(&problem) {
-            tracing::warn!(source = %source.name(), code = problem.code, "{problem}");
+            // A reference that never worked is a finding of compile; one that did and no longer does is said here.
+            if source.state().material.is_some() {
+                tracing::warn!(source = %source.name(), code = problem.code, "{problem}; the last good one stays in use");
+            }
             source.reject(problem);
         }
     };

@@ -40,3 +40,55 @@ pub struct Report {
     /// In order of origin, line and field.
     pub findings: Vec<Finding>,
 }
+
+impl Severity {
+    /// `error`, `warning` or `notice`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Finding {
+    /// The row of `check --output json`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let file = match &self.origin {
+            Origin::File { path, .. } => path.display().to_string(),
+            Origin::Cluster => String::new(),
+        };
+        let object = self.object.as_ref();
+        serde_json::json!({
+            "file": file,
+            "line": self.line,
+            "kind": object.map_or("", |object| &*object.kind.kind),
+            "namespace": object.map_or("", |object| &*object.namespace),
+            "name": object.map_or("", |object| &*object.name),
+            "field": self.field,
+            "severity": self.severity.as_str(),
+            "code": self.code,
+            "message": self.message,
+            "remedy": self.remedy,
+        })
+    }
+}
+
+impl std::fmt::Display for Finding {
+    /// `FILE:LINE: Kind namespace/name: field: what is wrong; remedy`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Origin::File { path, .. } = &self.origin {
+            write!(f, "{}:{}: ", path.display(), self.line)?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        let mark = if self.severity == Severity::Error { "" } else { self.severity.as_str() };
+        let mark = if mark.is_empty() { String::new() } else { format!("{mark}: ") };
+        write!(f, "{mark}{}; {}", self.message, self.remedy)
+    }
+}

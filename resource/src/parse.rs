@@ -43,6 +43,12 @@ pub fn parse(path: &Arc<PathBuf>, text: &str, default_namespace: &str) -> Result
     Ok((reader.documents, reader.errors))
 }
 
+/// Reads one value: the first document of a text that is no manifest. The error is a line and what is wrong there.
+pub fn parse_value(text: &str) -> Result<Node, (u32, String)> {
+    let roots = Builder::default().build(text).map_err(|Broken { line, message }| (line, message))?;
+    roots.into_iter().next().ok_or_else(|| (1, "nothing is written here".to_owned()))
+}
+
 struct Broken {
     line: u32,
     message: String,

@@ -10,7 +10,7 @@ use crate::{TrustDomain, id::parse_peer_id};
 const MIN_TTL: Duration = Duration::from_secs(1);
 
 /// The file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entries {
     /// The trust domain, without scheme.
@@ -30,7 +30,7 @@ pub struct Entries {
 }
 
 /// One workload.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Its SPIFFE ID.

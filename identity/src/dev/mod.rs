@@ -114,6 +114,14 @@ impl DevAuthority {
         self.serve_entries()
     }
 
+    /// As [`DevAuthority::update`], if the entries say anything new.
+    pub fn update_if_changed(&self, entries: Entries, persist: bool) -> Result<bool, Error> {
+        if self.state.borrow().entries == entries {
+            return Ok(false);
+        }
+        self.update(entries, persist).map(|()| true)
+    }
+
     /// Socket of each entry, by SPIFFE ID, in the order of the entries.
     pub fn sockets(&self) -> Vec<(String, PathBuf)> {
         let state = self.state.borrow();

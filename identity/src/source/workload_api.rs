@@ -45,9 +45,9 @@ impl WorkloadApi {
     /// How long material is kept through a refusal, unless told otherwise (spiffe.md 4.3).
     pub const DENIED_GRACE: Duration = Duration::from_secs(60);
 
-    /// A source for this endpoint, named after it; pending until `run` gets a message.
-    pub fn new(endpoint: WorkloadEndpoint, denied_grace: Duration) -> Self {
-        let source = Source::new(SourceRef::new(format!("spiffe:{endpoint}")));
+    /// A source for this endpoint; pending until `run` gets a message.
+    pub fn new(endpoint: WorkloadEndpoint, name: SourceRef, denied_grace: Duration) -> Self {
+        let source = Source::new(name);
         Self { endpoint, source, denied_grace }
     }
 

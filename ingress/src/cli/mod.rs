@@ -8,7 +8,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use common::CommonArgs;
+pub use common::{AccessLogForm, CommonArgs, LogForm};
 pub use settings::{DecisionSettings, Env, IngressSettings, ListenPorts, SpiffeSocket, UsageError};
 pub use units::{HumanDuration, HumanSize, ResolveRule};
 

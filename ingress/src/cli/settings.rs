@@ -32,6 +32,16 @@ pub enum SpiffeSocket {
     Uri(String),
 }
 
+impl SpiffeSocket {
+    /// The name of its source.
+    pub fn source_ref(&self) -> identity::SourceRef {
+        match self {
+            Self::Dev => identity::SourceRef::new("spiffe:dev"),
+            Self::Uri(uri) => identity::SourceRef::new(format!("spiffe:{uri}")),
+        }
+    }
+}
+
 /// Ports and address when no Listener says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenPorts {
@@ -85,6 +95,23 @@ pub struct IngressSettings {
     pub ready_file: Option<PathBuf>,
     /// `--identity-timeout`.
     pub identity_timeout: Duration,
+}
+
+impl From<&DecisionSettings> for crate::compile::CompileSettings {
+    fn from(decision: &DecisionSettings) -> Self {
+        let rule = |rule: &ResolveRule| (rule.host.clone(), rule.port, rule.addresses.clone());
+        Self {
+            ambassador_id: decision.ambassador_id.clone(),
+            namespace: decision.namespace.clone(),
+            single_namespace: decision.single_namespace,
+            require_verified_upstreams: decision.require_verified_upstreams,
+            one_tenant: true,
+            bind: decision.ports.bind,
+            http_port: decision.ports.http,
+            https_port: decision.ports.https,
+            resolve: decision.resolve.iter().map(rule).collect(),
+        }
+    }
 }
 
 impl DecisionSettings {
@@ -277,3 +304,4 @@ mod tests {
         assert_eq!(got.decision.spiffe, Some(SpiffeSocket::Dev));
     }
 }
+

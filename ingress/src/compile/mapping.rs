@@ -31,7 +31,6 @@ const MAX_REGEX_BYTES: usize = 1 << 20;
 pub(crate) struct Compiled {
     pub(crate) plan: MappingPlan,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) namespace: Arc<str>,
     /// `None`: attached by labels alone.
     pub(crate) hostname: Option<HostGlob>,
 }
@@ -97,7 +96,6 @@ fn one(compiler: &mut Compiler<'_>, document: &Document) -> Option<Compiled> {
             edits,
         },
         labels: document.labels.clone(),
-        namespace: Arc::clone(&object.namespace),
         hostname,
     })
 }
@@ -192,7 +190,7 @@ fn method(spec: &mut Reader<'_>) -> Option<TextMatch> {
 /// Conditions on headers or query parameters.
 fn fields(spec: &mut Reader<'_>, (exact, by_regex): (&'static str, &'static str), headers: bool) -> Vec<FieldMatch> {
     let mut found = Vec::new();
-    let mut named = |spec: &mut Reader<'_>, field: &'static str, name: &str| -> Option<Arc<str>> {
+    let named = |spec: &mut Reader<'_>, field: &'static str, name: &str| -> Option<Arc<str>> {
         if !headers {
             return Some(name.into());
         }

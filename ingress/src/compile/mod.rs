@@ -91,11 +91,6 @@ impl Compiler<'_> {
         self.clusters.push(cluster);
         index
     }
-
-    /// Takes over what a reader found.
-    pub(crate) fn done(&mut self, reader: Reader<'_>) {
-        self.findings.extend(reader.finish().0);
-    }
 }
 
 /// Compiles everything. One bad resource never stops another.

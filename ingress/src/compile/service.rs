@@ -57,11 +57,6 @@ impl ServiceText {
         Ok(Self { scheme, host: host.to_ascii_lowercase(), port: port.filter(|port| *port != 0) })
     }
 
-    /// The host is an IP literal.
-    pub(crate) fn is_address(&self) -> bool {
-        self.host.parse::<std::net::IpAddr>().is_ok() || self.host.contains(':')
-    }
-
     /// The host with the namespace of the Mapping, where a name is bare.
     pub(crate) fn qualified(&self, namespace: &str, own: &str) -> String {
         let bare = !self.host.contains(['.', ':']) && self.host != "localhost";

@@ -1,0 +1,198 @@
+//! The control loop: documents and key material in, tables out.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use proxy::{
+    net::{Layer, ListenerSpec, Server},
+    revoke,
+    upstream::Cluster,
+};
+use resource::{FileSource, FolderWatch, Kind, Source as _, Wants};
+use tokio_util::sync::CancellationToken;
+
+use super::State;
+use crate::{
+    cli::IngressSettings,
+    compile::{CompileSettings, Input, compile, wants},
+    keyring::Keyring,
+    publish::Publisher,
+    report::{Finding, Report, Severity},
+    route::Table,
+};
+
+/// Certificates in files, and graces of deletions, are looked at this often even without a hint.
+const TICK: Duration = Duration::from_secs(2);
+/// A hint is followed by quiet of this length before files are read.
+const QUIET: Duration = Duration::from_millis(60);
+
+/// What is carried from build to build.
+pub(super) struct Build {
+    pub(super) keyring: Keyring,
+    pub(super) publisher: Publisher,
+    pub(super) report: Report,
+}
+
+/// The control loop.
+pub(super) struct Control {
+    settings: Arc<CompileSettings>,
+    manifests: Arc<FileSource>,
+    build: Arc<Mutex<Build>>,
+    key_folders: FolderWatch,
+    said: BTreeSet<String>,
+}
+
+impl Control {
+    pub(super) fn new(settings: &IngressSettings, manifests: Arc<FileSource>, keyring: Keyring, publisher: Publisher) -> Self {
+        let kind = |group: &str, kind: &str| Kind { group: group.into(), kind: kind.into() };
+        let ours = ["Mapping", "TLSContext", "Host", "Listener", "Module"];
+        let kinds = ours.iter().map(|name| kind("getambassador.io", name));
+        let core = [kind("", "Secret"), kind("", "Service"), kind("discovery.k8s.io", "EndpointSlice")];
+        manifests.want(Wants { kinds: kinds.chain(core).collect(), objects: Vec::new() });
+        Self {
+            settings: Arc::new(CompileSettings::from(&settings.decision)),
+            manifests,
+            build: Arc::new(Mutex::new(Build { keyring, publisher, report: Report::default() })),
+            key_folders: FolderWatch::default(),
+            said: BTreeSet::new(),
+        }
+    }
+
+    /// What the last build has made, for the admin side.
+    pub(super) fn outcome(&self) -> Arc<Mutex<Build>> {
+        Arc::clone(&self.build)
+    }
+
+    /// Compiles the present documents and makes their table, off the control thread.
+    pub(super) async fn build(&mut self) -> Result<(Arc<Table>, Vec<Arc<Cluster>>), tokio::task::JoinError> {
+        let (settings, set, build) = (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
+        let control = tokio::runtime::Handle::current();
+        let (table, clusters, report, folders) = tokio::task::spawn_blocking(move || {
+            let _lookups_run_there = control.enter();
+            let build = &mut *build.lock();
+            let wanted = wants(&set.documents, &settings);
+            build.keyring.update(&wanted, &set.documents, SystemTime::now());
+            let input =
+                Input { documents: &set.documents, errors: &set.errors, keys: &build.keyring, settings: &settings };
+            let (plan, report) = compile(&input);
+            build.report = report.clone();
+            let (table, clusters) = build.publisher.table(plan, &build.keyring);
+            (table, clusters, report, build.keyring.folders())
+        })
+        .await?;
+        self.key_folders.set(folders);
+        self.say(&report);
+        Ok((table, clusters))
+    }
+
+    /// Each finding is logged once while it lasts.
+    fn say(&mut self, report: &Report) {
+        let now: BTreeSet<String> = report.findings.iter().map(ToString::to_string).collect();
+        for finding in report.findings.iter().filter(|finding| !self.said.contains(&finding.to_string())) {
+            log(finding);
+        }
+        for gone in self.said.difference(&now) {
+            tracing::info!("no longer so: {gone}");
+        }
+        self.said = now;
+    }
+
+    /// Follows documents and key material until cancelled.
+    pub(super) async fn run(mut self, server: Arc<Server<Table>>, state: Arc<State>, cancel: CancellationToken) {
+        let mut following = tokio::task::JoinSet::new();
+        following.spawn(Arc::clone(&self.manifests).run());
+        let mut deliveries = self.manifests.watch();
+        deliveries.mark_unchanged();
+        let mut svids = state.spiffe().map(|source| source.watch());
+        loop {
+            let svid = async {
+                // The source lives as long as the keyring; a closed channel never wakes again.
+                if let Some(watch) = &mut svids
+                    && watch.changed().await.is_ok()
+                {
+                    return;
+                }
+                std::future::pending().await
+
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = deliveries.changed() => if changed.is_ok() {
+                    self.republish(&server, &state).await;
+                },
+                () = self.key_folders.changed() => {
+                    tokio::time::sleep(QUIET).await;
+                    self.refresh_keys(&server, &state).await;
+                }
+                () = tokio::time::sleep(TICK) => self.refresh_keys(&server, &state).await,
+                () = svid => {}
+            }
+            revoke::sweep(server.registry());
+        }
+    }
+
+    async fn republish(&mut self, server: &Server<Table>, state: &State) {
+        let started = std::time::Instant::now();
+        match self.build().await {
+            Ok((table, clusters)) => {
+                for opened in server.set_listeners(listeners(&table)) {
+                    if let Err(error) = opened {
+                        tracing::error!("{error}");
+                    }
+                }
+                state.set_table(Arc::clone(&table));
+                server.publish(table, clusters);
+                tracing::info!(took_us = started.elapsed().as_micros(), "configuration published");
+            }
+            Err(error) => tracing::error!(%error, "compiling failed; the table before stays in use"),
+        }
+    }
+
+    /// Looks at certificate files and graces again. A table is only made when a reference became usable or unusable.
+    async fn refresh_keys(&mut self, server: &Server<Table>, state: &State) {
+        let before = self.usable();
+        let (settings, set, build) = (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
+        let refreshed = tokio::task::spawn_blocking(move || {
+            let wanted = wants(&set.documents, &settings);
+            build.lock().keyring.update(&wanted, &set.documents, SystemTime::now());
+        })
+        .await;
+        if refreshed.is_ok() && self.usable() != before {
+            self.republish(server, state).await;
+        }
+    }
+
+    fn usable(&self) -> Vec<(String, bool)> {
+        let sources = self.build.lock().keyring.sources();
+        let mut usable: Vec<_> =
+            sources.iter().map(|source| (source.name().to_string(), source.state().material.is_some())).collect();
+        usable.sort();
+        usable
+    }
+}
+
+fn log(finding: &Finding) {
+    match finding.severity {
+        Severity::Error => tracing::error!(code = finding.code, "{finding}"),
+        Severity::Warning => tracing::warn!(code = finding.code, "{finding}"),
+        Severity::Notice => tracing::info!(code = finding.code, "{finding}"),
+    }
+}
+
+/// What a table wants to listen on.
+pub(super) fn listeners(table: &Table) -> Vec<ListenerSpec> {
+    let spec = |plan: &crate::plan::ListenerPlan| ListenerSpec {
+        name: Arc::clone(&plan.name),
+        bind: plan.bind,
+        tls: plan.tls,
+        proxy_protocol: plan.proxy_protocol,
+        layer: Layer::Http,
+    };
+    let mut specs: Vec<_> = table.listeners().map(spec).collect();
+    specs.sort_by(|a, b| a.name.cmp(&b.name));
+    specs
+}

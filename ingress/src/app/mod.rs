@@ -1,0 +1,254 @@
+//! The running ingress: control loop, publishing, admin, drain.
+
+mod control;
+mod logging;
+mod state;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use identity::{
+    Source,
+    dev::{DevAuthority, Entries},
+    source::{WorkloadApi, WorkloadEndpoint},
+};
+use proxy::{
+    admin::{self, Surface},
+    net::{Drained, Server},
+    observe::Observe,
+    upstream::{AddressPolicy, Clusters, Resolver},
+};
+use resource::FileSource;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{IngressSettings, SpiffeSocket},
+    keyring::Keyring,
+    publish::Publisher,
+    route::Table,
+};
+use control::Control;
+pub use logging::init as init_logging;
+pub use state::State;
+
+/// Why the ingress cannot start, with its exit status.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StartFailure {
+    /// 2: input that cannot be read; 3: anything else.
+    pub status: u8,
+    /// What, why, and what to do.
+    pub message: String,
+}
+
+impl StartFailure {
+    fn new(message: impl ToString) -> Self {
+        Self { status: 3, message: message.to_string() }
+    }
+}
+
+/// An ingress that serves.
+pub struct App {
+    settings: IngressSettings,
+    state: Arc<State>,
+    server: Arc<Server<Table>>,
+    observe: Arc<Observe>,
+    admin: std::net::SocketAddr,
+    health: Option<std::net::SocketAddr>,
+    tasks: tokio::task::JoinSet<()>,
+    cancel: CancellationToken,
+    /// Serves the SVIDs of `--spiffe-socket dev`.
+    dev: Option<Arc<DevAuthority>>,
+}
+
+impl App {
+    /// Starts everything; returns once it listens. Must run on the control runtime.
+    pub async fn start(settings: IngressSettings) -> Result<Self, StartFailure> {
+        let manifests = FileSource::load(&settings.manifests, &settings.decision.namespace)
+            .map_err(|error| StartFailure { status: 2, message: format!("{error}; name a file or folder that can be read") })?;
+        let observe = Observe::new(settings.access_log);
+        let cancel = CancellationToken::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        let (spiffe, dev) = spiffe(&settings, &mut tasks, &cancel)?;
+        let addresses = Arc::new(ArcSwap::from_pointee(AddressPolicy {
+            allow_loopback: true,
+            allow: settings.decision.allow_upstream.clone(),
+            own: Vec::new(),
+        }));
+        let clusters = Clusters::new(Some(Resolver::system(tokio::runtime::Handle::current())));
+        let mut control = Control::new(&settings, manifests, Keyring::new(spiffe.clone()), Publisher::new(clusters));
+        let (table, in_use) = control.build().await.map_err(StartFailure::new)?;
+        let server = Server::start(settings.server.clone(), Arc::clone(&addresses), Arc::clone(&observe), Arc::clone(&table))
+            .map_err(StartFailure::new)?;
+        server.publish(Arc::clone(&table), in_use);
+        for opened in server.set_listeners(control::listeners(&table)) {
+            opened.map_err(StartFailure::new)?;
+        }
+        let state = State::new(table, control.outcome(), spiffe, Arc::clone(&observe), Arc::clone(&server));
+        state.register_metrics();
+        let bind = |addr| format!("listen on {addr} for admin; choose another address with --admin or --health");
+        let (admin, serving) = admin::serve(settings.admin, Surface::Admin, state.clone())
+            .await
+            .map_err(|error| StartFailure::new(format!("{}: {error}", bind(settings.admin))))?;
+        tasks.spawn(serving);
+        let mut health = None;
+        if let Some(addr) = settings.health {
+            let (bound, serving) = admin::serve(addr, Surface::Health, state.clone())
+                .await
+                .map_err(|error| StartFailure::new(format!("{}: {error}", bind(addr))))?;
+            tasks.spawn(serving);
+            health = Some(bound);
+        }
+        let own = server.listeners().into_iter().map(|(_, addr)| addr).chain([admin]).chain(health).collect();
+        addresses.store(Arc::new(AddressPolicy { own, ..AddressPolicy::clone(&addresses.load()) }));
+        tasks.spawn(control.run(Arc::clone(&server), Arc::clone(&state), cancel.clone()));
+        state.expect_identity(settings.identity_timeout, &mut tasks);
+        let app = Self { settings, state, server, observe, admin, health, tasks, cancel, dev };
+        app.announce().map_err(StartFailure::new)?;
+        Ok(app)
+    }
+
+    /// Name and address of each listener.
+    pub fn listeners(&self) -> Vec<(Arc<str>, std::net::SocketAddr)> {
+        self.server.listeners()
+    }
+
+    /// What the admin address shows.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// The admin address.
+    pub fn admin(&self) -> std::net::SocketAddr {
+        self.admin
+    }
+
+    /// Serves until SIGTERM, SIGINT or `POST /shutdown`, then drains; gives the exit status.
+    pub async fn run(self, mut termination: Termination) -> u8 {
+        tokio::select! {
+            () = termination.requested() => {}
+            () = self.state.shutdown_requested() => {}
+        }
+        tokio::select! {
+            status = self.drain() => status,
+            () = async {
+                // The first one may have come by HTTP; a second signal means now.
+                termination.requested().await;
+            } => 4,
+        }
+    }
+
+    /// Drains and ends; gives the exit status.
+    pub async fn drain(mut self) -> u8 {
+        self.state.set_draining();
+        tracing::info!("draining");
+        let drained = self.server.drain().await;
+        self.cancel.cancel();
+        self.tasks.shutdown().await;
+        if let Some(dev) = &self.dev {
+            dev.stop().await;
+        }
+        self.observe.flush();
+        match drained {
+            Drained::Clean => 0,
+            Drained::Cut(count) => {
+                tracing::warn!(connections = count, "the drain deadline passed; connections were cut");
+                4
+            }
+        }
+    }
+
+    /// Says what listens where: in the ready file, in the log, and with a curl line on a terminal.
+    fn announce(&self) -> io::Result<()> {
+        let listeners = self.server.listeners();
+        if let Some(path) = &self.settings.ready_file {
+            let named: serde_json::Map<_, _> =
+                listeners.iter().map(|(name, addr)| (name.to_string(), json!(addr.to_string()))).collect();
+            let mut ready = json!({"pid": std::process::id(), "listeners": named, "admin": self.admin.to_string()});
+            if let (Some(health), Some(fields)) = (self.health, ready.as_object_mut()) {
+                fields.insert("health".to_owned(), json!(health.to_string()));
+            }
+            write_by_rename(path, &ready.to_string())?;
+        }
+        for (name, addr) in &listeners {
+            tracing::info!(listener = %name, %addr, "listening");
+        }
+        tracing::info!(addr = %self.admin, "admin");
+        Ok(())
+    }
+}
+
+fn write_by_rename(path: &Path, text: &str) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(&beside, path)
+}
+
+/// The Workload API's source and the tasks that feed it.
+fn spiffe(
+    settings: &IngressSettings,
+    tasks: &mut tokio::task::JoinSet<()>,
+    cancel: &CancellationToken,
+) -> Result<(Option<Arc<Source>>, Option<Arc<DevAuthority>>), StartFailure> {
+    let Some(socket) = &settings.decision.spiffe else { return Ok((None, None)) };
+    let (endpoint, dev) = match socket {
+        SpiffeSocket::Uri(uri) => {
+            let endpoint = uri.parse().map_err(|message| StartFailure { status: 2, message })?;
+            (endpoint, None)
+        }
+        SpiffeSocket::Dev => {
+            let entries = Entries::simple("dev.local", &["spiffe://dev.local/ingress"], "1h");
+            let folder = fresh_folder("selvedge-dev");
+            let authority = DevAuthority::start(entries, &folder, false).map_err(StartFailure::new)?;
+            let socket = authority.sockets().into_iter().next().map(|(_, socket)| socket).unwrap_or_default();
+            tracing::warn!(socket = %socket.display(), "the dev authority issues SVIDs for this machine; never use it elsewhere");
+            (WorkloadEndpoint::Unix(socket), Some(Arc::new(authority)))
+        }
+    };
+    let api = WorkloadApi::new(endpoint, socket.source_ref(), WorkloadApi::DENIED_GRACE);
+    let source = Arc::clone(api.source());
+    tasks.spawn(api.run(cancel.clone()));
+    Ok((Some(source), dev))
+}
+
+/// A folder of this process alone, below the system's folder for temporary files.
+pub fn fresh_folder(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("{name}-{}-{:08x}", std::process::id(), fastrand::u32(..)))
+}
+
+/// SIGTERM and SIGINT. SIGHUP is taken and ignored: files are watched anyway.
+#[derive(Debug)]
+pub struct Termination {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Termination {
+    /// Takes the signals over.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next request to end.
+    pub async fn requested(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => tracing::info!("SIGHUP changes nothing: manifests and certificates are watched"),
+            }
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! The table: listeners, hosts and their routes in order; decides about connections and requests.
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use foldhash::fast::RandomState;
+use http::StatusCode;
+use identity::ServerProfile;
+use proxy::{
+    ConnMeta, Reason,
+    message::{Answer, Edits, Head, Scheme},
+    route::{Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router, Shadows},
+    upstream::Cluster,
+};
+use smallvec::SmallVec;
+
+use super::{matching, order, redirect, trie::Trie, weight};
+use crate::plan::{HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, PathMatch, Plan, SecurityModel, Unavailable};
+
+/// What a plan needs to become a table, by the plan's indices.
+#[derive(Debug)]
+pub struct TableParts {
+    /// One for each cluster of the plan.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// One for each Host of the plan; `None`: cleartext only, or unavailable.
+    pub profiles: Vec<Option<Arc<ServerProfile>>>,
+}
+
+/// The published table.
+#[derive(Debug)]
+pub struct Table {
+    listeners: HashMap<Arc<str>, Listener, RandomState>,
+    hosts: Vec<HostEntry>,
+    mappings: Vec<MappingPlan>,
+    routes: Vec<Route>,
+    /// Index into `routes` for each Mapping that forwards.
+    route_of: Vec<Option<RouteIx>>,
+    edits: Vec<Edits>,
+    no_policy: HttpPolicy,
+}
+
+/// A virtual host with its routes in order.
+#[derive(Debug)]
+pub struct HostEntry {
+    /// `namespace/name`.
+    pub name: Arc<str>,
+    /// Its hostname.
+    pub hostname: HostGlob,
+    /// Its termination.
+    pub profile: Option<Arc<ServerProfile>>,
+    /// What happens to insecure requests.
+    pub insecure: InsecureAction,
+    /// It cannot serve, and why.
+    pub unavailable: Option<Unavailable>,
+    /// Mappings by rank, with their share of the dice.
+    order: Vec<(u32, Range<u8>)>,
+    /// Ranks by literal prefix.
+    trie: Trie,
+    /// Ranks of patterns and of prefixes without regard to case.
+    scanned: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    plan: ListenerPlan,
+    exact: HashMap<Arc<str>, usize, RandomState>,
+    /// Longest first.
+    suffixes: Vec<(Arc<str>, usize)>,
+    prefixes: Vec<(Arc<str>, usize)>,
+    any: Option<usize>,
+}
+
+/// Why a better candidate was not taken, for `explain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The Mapping.
+    pub mapping: Arc<str>,
+    /// The first condition that it misses.
+    pub why: String,
+}
+
+impl Table {
+    /// Builds the table of a plan.
+    pub fn build(plan: Plan, parts: TableParts) -> Self {
+        let mut routes = Vec::new();
+        let mut edits = vec![Edits::default()];
+        let mut route_of = Vec::with_capacity(plan.mappings.len());
+        let mut mappings = plan.mappings;
+        for mapping in &mut mappings {
+            edits.push(std::mem::take(&mut mapping.edits));
+            let Outcome::Forward { cluster, timeout, idle_timeout, retry } = &mapping.outcome else {
+                route_of.push(None);
+                continue;
+            };
+            let Some(cluster) = parts.clusters.get(*cluster).cloned() else {
+                route_of.push(None);
+                continue;
+            };
+            route_of.push(Some(RouteIx(u32::try_from(routes.len()).unwrap_or(u32::MAX))));
+            routes.push(Route { cluster, timeout: *timeout, idle_timeout: *idle_timeout, retry: retry.clone() });
+        }
+        let mut profiles = parts.profiles.into_iter();
+        let hosts: Vec<HostEntry> = plan
+            .hosts
+            .into_iter()
+            .map(|host| {
+                let profile = profiles.next().flatten();
+                let (order, trie, scanned) = rank(&host.mappings, &mappings);
+                HostEntry {
+                    name: host.name,
+                    hostname: host.hostname,
+                    profile,
+                    insecure: host.insecure,
+                    unavailable: host.unavailable,
+                    order,
+                    trie,
+                    scanned,
+                }
+            })
+            .collect();
+        let listeners = plan.listeners.into_iter().map(|plan| (Arc::clone(&plan.name), Listener::new(plan, &hosts)));
+        let listeners = listeners.collect();
+        Self { listeners, hosts, mappings, routes, route_of, edits, no_policy: HttpPolicy::default() }
+    }
+
+    /// Listeners of the plan.
+    pub fn listeners(&self) -> impl Iterator<Item = &ListenerPlan> {
+        self.listeners.values().map(|listener| &listener.plan)
+    }
+
+    /// Hosts, in the plan's order.
+    pub fn hosts(&self) -> &[HostEntry] {
+        &self.hosts
+    }
+
+    /// Mappings of a Host in the order in which they are tried.
+    pub fn mappings_of<'a>(&'a self, host: &'a HostEntry) -> impl Iterator<Item = &'a MappingPlan> {
+        host.order.iter().filter_map(|(index, _)| self.mappings.get(*index as usize))
+    }
+
+    /// The Host that a request belongs to.
+    pub fn host_of(&self, listener: &str, authority: &str) -> Option<&HostEntry> {
+        let listener = self.listeners.get(listener)?;
+        listener.host(listener.authority(authority)).and_then(|index| self.hosts.get(index))
+    }
+
+    /// The candidates that stand before the winner, and why each lost; at most `most` of them.
+    pub fn lost(&self, head: &Head<'_>, dice: Dice, most: usize) -> Vec<Lost> {
+        let Some(listener) = self.listeners.get(&head.conn.listener) else { return Vec::new() };
+        let authority = listener.authority(head.authority);
+        let host = listener.host(authority).and_then(|index| self.hosts.get(index));
+        let mut lost = Vec::new();
+        for (index, share) in host.map(|host| host.order.as_slice()).unwrap_or_default() {
+            let Some(mapping) = self.mappings.get(*index as usize) else { continue };
+            let why = match matching::missed(mapping, head, authority) {
+                Some(why) => why.to_owned(),
+                None if share.contains(&dice.value()) => return lost,
+                None => format!("the dice shows {}, its share is {}..{}", dice.value(), share.start, share.end),
+            };
+            if lost.len() < most {
+                lost.push(Lost { mapping: Arc::clone(&mapping.name), why });
+            }
+        }
+        lost
+    }
+
+    /// The first Mapping in order that meets the request.
+    fn find(&self, host: &HostEntry, head: &Head<'_>, authority: &str, dice: Dice) -> Option<u32> {
+        let mut ranks: SmallVec<[u32; 16]> = SmallVec::new();
+        host.trie.walk(head.path.as_bytes(), |found| ranks.extend_from_slice(found));
+        ranks.extend_from_slice(&host.scanned);
+        ranks.sort_unstable();
+        for rank in ranks {
+            let (index, share) = host.order.get(rank as usize)?;
+            let mapping = self.mappings.get(*index as usize)?;
+            if share.contains(&dice.value()) && matching::missed(mapping, head, authority).is_none() {
+                return Some(*index);
+            }
+        }
+        None
+    }
+
+    fn decide(&self, listener: &Listener, head: &Head<'_>, dice: Dice) -> Decision {
+        let authority = listener.authority(head.authority);
+        let Some(host) = listener.host(authority).and_then(|index| self.hosts.get(index)) else {
+            return respond(StatusCode::NOT_FOUND, Reason::NO_HOST, RouteId::None);
+        };
+        if let Some(tls) = &head.conn.tls {
+            let same = host.profile.as_ref().is_some_and(|profile| Arc::ptr_eq(profile, &tls.profile));
+            if !same {
+                return respond(StatusCode::MISDIRECTED_REQUEST, Reason::MISDIRECTED, RouteId::None);
+            }
+        }
+        if let Some(unavailable) = &host.unavailable {
+            return respond(StatusCode::SERVICE_UNAVAILABLE, unavailable.reason.clone(), RouteId::None);
+        }
+        let secure = listener.is_secure(head);
+        let challenge = head.path.starts_with("/.well-known/acme-challenge/");
+        if !secure && !challenge && host.insecure == InsecureAction::Reject {
+            return respond(StatusCode::NOT_FOUND, Reason::INSECURE_REJECTED, RouteId::None);
+        }
+        let Some(index) = self.find(host, head, authority, dice) else {
+            return respond(StatusCode::NOT_FOUND, Reason::NO_ROUTE, RouteId::None);
+        };
+        let why = RouteId::Rule(index);
+        if !secure && !challenge && host.insecure == InsecureAction::Redirect {
+            let name = authority_host(head.authority);
+            let answer = redirect::to(StatusCode::MOVED_PERMANENTLY, "https", name, head.path, head.query);
+            return decision(Action::Respond(Box::new(answer)), EditsIx::default(), why);
+        }
+        self.take(index, head, secure)
+    }
+
+    fn take(&self, index: u32, head: &Head<'_>, secure: bool) -> Decision {
+        let why = RouteId::Rule(index);
+        let Some(mapping) = self.mappings.get(index as usize) else {
+            return respond(StatusCode::NOT_FOUND, Reason::NO_ROUTE, RouteId::None);
+        };
+        match &mapping.outcome {
+            Outcome::Unavailable(unavailable) => {
+                respond(StatusCode::SERVICE_UNAVAILABLE, unavailable.reason.clone(), why)
+            }
+            Outcome::Redirect(plan) => {
+                let scheme = if secure { "https" } else { head.scheme.as_str() };
+                let answer = redirect::answer(plan, mapping.prefix.len(), head, scheme);
+                decision(Action::Respond(Box::new(answer)), EditsIx::default(), why)
+            }
+            Outcome::Forward { .. } => match self.route_of.get(index as usize).copied().flatten() {
+                Some(route) => decision(Action::Forward(route), EditsIx(index + 1), why),
+                None => respond(StatusCode::SERVICE_UNAVAILABLE, Reason::INTERNAL, why),
+            },
+        }
+    }
+}
+
+impl Router for Table {
+    fn accept(&self, conn: &ConnMeta, hello: Option<&Hello<'_>>) -> Accept {
+        let Some(listener) = self.listeners.get(&conn.listener) else { return Accept::Refuse(Reason::NO_SNI_PROFILE) };
+        let Some(hello) = hello else { return Accept::Plain };
+        let terminates = |index: &usize| {
+            self.hosts.get(*index).is_some_and(|host| host.profile.is_some() || host.unavailable.is_some())
+        };
+        let chosen = match hello.sni {
+            Some(name) => listener.host(name).filter(terminates),
+            // Without a server name: the `*` Host, or the only one that terminates.
+            None => listener.any.filter(terminates).or_else(|| {
+                let mut all = listener.plan.hosts.iter().copied().filter(|index| terminates(index));
+                all.next().filter(|_| all.next().is_none())
+            }),
+        };
+        match chosen.and_then(|index| self.hosts.get(index)) {
+            Some(HostEntry { unavailable: Some(unavailable), .. }) => Accept::Refuse(unavailable.reason.clone()),
+            Some(HostEntry { profile: Some(profile), .. }) => Accept::Terminate(Arc::clone(profile)),
+            _ => Accept::Refuse(Reason::NO_SNI_PROFILE),
+        }
+    }
+
+    fn connection(&self, _conn: &ConnMeta, _dice: Dice) -> Decision {
+        decision(Action::Close(Reason::NO_ROUTE), EditsIx::default(), RouteId::None)
+    }
+
+    fn request(&self, head: &Head<'_>, dice: Dice) -> Decision {
+        match self.listeners.get(&head.conn.listener) {
+            Some(listener) => self.decide(listener, head, dice),
+            None => respond(StatusCode::NOT_FOUND, Reason::NO_HOST, RouteId::None),
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "a decision's indices come from the table that made it, and travel with its view")]
+    fn route(&self, ix: RouteIx) -> &Route {
+        &self.routes[ix.0 as usize]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "a decision's indices come from the table that made it, and travel with its view")]
+    fn edits(&self, ix: EditsIx) -> &Edits {
+        &self.edits[ix.0 as usize]
+    }
+
+    fn name(&self, id: RouteId) -> &str {
+        match id {
+            RouteId::Rule(index) => self.mappings.get(index as usize).map_or("", |mapping| &mapping.name),
+            RouteId::None => "",
+        }
+    }
+
+    fn http(&self, conn: &ConnMeta) -> &HttpPolicy {
+        self.listeners.get(&conn.listener).map_or(&self.no_policy, |listener| &listener.plan.http)
+    }
+}
+
+impl Listener {
+    fn new(plan: ListenerPlan, hosts: &[HostEntry]) -> Self {
+        let mut listener =
+            Self { exact: HashMap::default(), suffixes: Vec::new(), prefixes: Vec::new(), any: None, plan };
+        // Of two Hosts with one hostname the first decides; compile has said so.
+        for index in listener.plan.hosts.iter().rev().copied() {
+            match hosts.get(index).map(|host| &host.hostname) {
+                Some(HostGlob::Any) => listener.any = Some(index),
+                Some(HostGlob::Exact(name)) => {
+                    listener.exact.insert(Arc::clone(name), index);
+                }
+                Some(HostGlob::Suffix(suffix)) => listener.suffixes.push((Arc::clone(suffix), index)),
+                Some(HostGlob::Prefix(prefix)) => listener.prefixes.push((Arc::clone(prefix), index)),
+                None => {}
+            }
+        }
+        for globs in [&mut listener.suffixes, &mut listener.prefixes] {
+            globs.reverse();
+            globs.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        }
+        listener
+    }
+
+    /// Exact, then longest `*suffix`, then longest `prefix*`, then `*`.
+    fn host(&self, name: &str) -> Option<usize> {
+        if let Some(index) = self.exact.get(name) {
+            return Some(*index);
+        }
+        let suffix = self.suffixes.iter().find(|(suffix, _)| name.len() > suffix.len() && name.ends_with(&**suffix));
+        let prefix = || self.prefixes.iter().find(|(prefix, _)| name.len() > prefix.len() && name.starts_with(&**prefix));
+        suffix.or_else(prefix).map(|(_, index)| *index).or(self.any)
+    }
+
+    /// The authority that Hosts are compared with.
+    fn authority<'a>(&self, authority: &'a str) -> &'a str {
+        if !self.plan.strip_port {
+            return authority;
+        }
+        let own = self.plan.bind.port();
+        match authority.rsplit_once(':') {
+            Some((host, port)) if port.parse() == Ok(own) => host,
+            _ => authority,
+        }
+    }
+
+    fn is_secure(&self, head: &Head<'_>) -> bool {
+        match self.plan.security {
+            SecurityModel::Secure => true,
+            SecurityModel::Insecure => false,
+            SecurityModel::Xfp => {
+                let trusted = self.plan.http.trust_forwarded_proto;
+                match head.fields.get("x-forwarded-proto").filter(|_| trusted) {
+                    Some(proto) => proto.eq_ignore_ascii_case(b"https"),
+                    None => head.scheme == Scheme::Https,
+                }
+            }
+        }
+    }
+}
+
+/// The host of an authority without its port.
+fn authority_host(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// Orders the Mappings of a Host, gives each its share of the dice, and indexes them by prefix.
+fn rank(attached: &[usize], mappings: &[MappingPlan]) -> (Vec<(u32, Range<u8>)>, Trie, Vec<u32>) {
+    let plan = |index: &usize| mappings.get(*index);
+    let mut groups: HashMap<GroupKey<'_>, Vec<usize>, RandomState> = HashMap::default();
+    for index in attached {
+        if let Some(mapping) = plan(index) {
+            groups.entry(GroupKey::of(mapping)).or_default().push(*index);
+        }
+    }
+    let mut shares: HashMap<usize, Range<u8>, RandomState> = HashMap::default();
+    for members in groups.values() {
+        let weights: Vec<_> = members.iter().map(|index| plan(index).and_then(|mapping| mapping.weight)).collect();
+        shares.extend(members.iter().copied().zip(weight::shares(&weights)));
+    }
+    let mut sorted: Vec<usize> = attached.to_vec();
+    sorted.sort_by(|a, b| match (plan(a), plan(b)) {
+        (Some(a), Some(b)) => order::compare(a, b),
+        _ => a.cmp(b),
+    });
+    let (mut ranked, mut trie, mut scanned) = (Vec::with_capacity(sorted.len()), Trie::default(), Vec::new());
+    for (rank, index) in (0_u32..).zip(sorted) {
+        match plan(&index).map(|mapping| &mapping.path) {
+            Some(
+                PathMatch::Prefix { text, case_sensitive: true } | PathMatch::Exact { text, case_sensitive: true },
+            ) => trie.insert(text.as_bytes(), rank),
+            _ => scanned.push(rank),
+        }
+        let share = shares.get(&index).cloned().unwrap_or(0..100);
+        ranked.push((u32::try_from(index).unwrap_or(u32::MAX), share));
+    }
+    (ranked, trie, scanned)
+}
+
+/// What makes Mappings canaries of each other (emissary.md 3.3).
+#[derive(PartialEq, Eq, Hash)]
+struct GroupKey<'a> {
+    method: &'a str,
+    prefix: &'a str,
+    precedence: i64,
+    host: String,
+    fields: Vec<(&'a str, String)>,
+}
+
+impl<'a> GroupKey<'a> {
+    fn of(mapping: &'a MappingPlan) -> Self {
+        use crate::plan::{HostMatch, TextMatch};
+        let value = |value: &TextMatch| match value {
+            TextMatch::Exact(text) | TextMatch::Regex { text, .. } => text.to_string(),
+            TextMatch::Present => ".*".to_owned(),
+        };
+        let fields = mapping.headers.iter().chain(&mapping.query);
+        Self {
+            method: order::method_text(mapping),
+            prefix: &mapping.prefix,
+            precedence: mapping.precedence,
+            host: match &mapping.host {
+                HostMatch::Any => "*".to_owned(),
+                HostMatch::Glob(glob) => glob.text(),
+                HostMatch::Regex { text, .. } => text.to_string(),
+            },
+            fields: fields.map(|field| (&*field.name, value(&field.value))).collect(),
+        }
+    }
+}
+
+fn decision(action: Action, edits: EditsIx, why: RouteId) -> Decision {
+    Decision { action, edits, shadows: Shadows::new(), why }
+}
+
+fn respond(status: StatusCode, reason: Reason, why: RouteId) -> Decision {
+    decision(Action::Respond(Box::new(Answer::new(status, reason))), EditsIx::default(), why)
+}

@@ -19,7 +19,6 @@ use resource::{Document, SourceError};
 
 use crate::{
     keyring::{KeyRef, Keys},
-    kind::Reader,
     plan::{ClusterPlan, Plan},
     report::{Finding, Report, Severity},
 };

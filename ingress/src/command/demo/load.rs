@@ -137,7 +137,7 @@ async fn over_http2(addr: SocketAddr, due: Vec<Instant>, progress: Arc<Progress>
     for at in due {
         sleep_until(at).await;
         let (mut sender, progress) = (sender.clone(), Arc::clone(&progress));
-        let request = Request::get(format!("http://{addr}/hello")).body(Empty::new())?;
+        let request = Request::get(format!("http://{addr}/hello")).body(Empty::<Bytes>::new())?;
         streams.spawn(async move {
             let result = timeout(DEADLINE, async { whole(sender.send_request(request).await).await }).await;
             progress.end(at, result.unwrap_or_else(|_late| Err(format!("no answer within {DEADLINE:?}"))));

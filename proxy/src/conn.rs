@@ -19,7 +19,7 @@ pub struct ConnMeta {
     pub original_dst: Option<SocketAddr>,
     /// The client as a trusted PROXY protocol header names it.
     pub proxy_protocol_source: Option<SocketAddr>,
-    /// Server name of the ClientHello, lower case.
+    /// Server name of the `ClientHello`, lower case.
     pub sni: Option<Arc<str>>,
     /// The protocol negotiated by ALPN.
     pub alpn: Option<Alpn>,

@@ -41,11 +41,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(3600),
+            idle_timeout: Duration::from_hours(1),
             handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(3),
             upstream_timeout: Duration::from_secs(3),
-            stream_idle_timeout: Duration::from_secs(300),
+            stream_idle_timeout: Duration::from_mins(5),
             max_header_bytes: 64 * 1024,
             max_headers: 100,
             max_connections: 10_000,

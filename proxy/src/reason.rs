@@ -44,7 +44,7 @@ reasons! {
     INSECURE_REJECTED = "insecure_rejected";
     /// The request's Host does not belong to the TLS profile that its SNI chose (421).
     MISDIRECTED = "misdirected_request";
-    /// The ClientHello's SNI fits no Host of this listener.
+    /// The SNI of a client's hello fits no Host of this listener.
     NO_SNI_PROFILE = "no_sni_profile";
     /// The listener's own certificate is not usable now.
     SERVER_IDENTITY_UNAVAILABLE = "server_identity_unavailable";

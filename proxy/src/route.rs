@@ -47,7 +47,7 @@ pub enum RouteId {
 /// Clusters that get a copy of the request.
 pub type Shadows = SmallVec<[RouteIx; 1]>;
 
-/// What the ClientHello says, before any certificate is chosen.
+/// What the `ClientHello` says, before any certificate is chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Hello<'a> {
     /// Server name, lower case.
@@ -80,7 +80,7 @@ pub trait Router: Send + Sync + 'static {
 pub enum Accept {
     /// Terminate TLS with this profile.
     Terminate(Arc<ServerProfile>),
-    /// Relay the bytes as they are, ClientHello included.
+    /// Relay the bytes as they are, `ClientHello` included.
     Passthrough(Decision),
     /// Go on in cleartext.
     Plain,
@@ -129,6 +129,7 @@ pub struct Route {
 
 /// How HTTP is handled on a listener. From the Module and the Listener, with the process defaults where they say nothing.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own that people write")]
 pub struct HttpPolicy {
     /// Trusted proxies in front (`xff_num_trusted_hops`, `l7Depth`): how many `x-forwarded-for` entries from the right are theirs.
     pub trusted_hops: u32,
@@ -150,6 +151,7 @@ pub struct HttpPolicy {
 
 /// A worker's handle on the published table: made once for each table, cloned by requests, bodies and records.
 #[derive(Debug)]
+#[allow(clippy::redundant_allocation, reason = "requests count on the worker's Rc; the table's own count is shared by threads")]
 pub struct View<R>(Rc<Arc<R>>);
 
 impl<R> View<R> {

@@ -64,10 +64,10 @@ where
             .max_local_error_reset_streams(limits.max_resets)
             .initial_stream_window_size(64 * 1024)
             .initial_connection_window_size(1024 * 1024)
-            .keep_alive_interval(Duration::from_secs(60))
+            .keep_alive_interval(Duration::from_mins(1))
             .keep_alive_timeout(Duration::from_secs(20));
         let running = builder.serve_connection(io, service);
-        driver.run(Box::pin(running), |running| running.graceful_shutdown(), true).await;
+        driver.run(Box::pin(running), http2::Connection::graceful_shutdown, true).await;
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -76,7 +76,7 @@ where
             .half_close(false)
             .auto_date_header(true);
         let running = builder.serve_connection(io, service);
-        driver.run(Box::pin(running), |running| running.graceful_shutdown(), false).await;
+        driver.run(Box::pin(running), http1::Connection::graceful_shutdown, false).await;
     }
 }
 

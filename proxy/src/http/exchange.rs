@@ -158,7 +158,7 @@ impl<R: Router> Exchange<R> {
             self.dice,
         );
         self.outcome.borrow_mut().why = decision.why;
-        let route = self.admit(&view, &decision)?;
+        let route = Self::admit(&view, &decision)?;
         let target = prepare::Target {
             authority: &authority,
             path: &path,
@@ -199,7 +199,7 @@ impl<R: Router> Exchange<R> {
     }
 
     /// Step 6: go on, or a final answer.
-    fn admit<'a>(&self, view: &'a View<R>, decision: &Decision) -> Result<&'a Route, Answer> {
+    fn admit<'a>(view: &'a View<R>, decision: &Decision) -> Result<&'a Route, Answer> {
         match &decision.action {
             Action::Forward(ix) => Ok(view.route(*ix)),
             Action::Respond(answer) => Err(Answer::clone(answer)),

@@ -32,9 +32,8 @@ pub fn path(path: &str, merge_slashes: bool, reject_escaped_slashes: bool) -> Re
 
 /// The quick answer for most paths.
 fn is_normal(path: &str, merge_slashes: bool) -> bool {
-    !path.bytes().any(|b| b == b'%' || b == b'\\')
-        && !path.contains("/.")
-        && !(merge_slashes && path.contains("//"))
+    let escaped = path.bytes().any(|b| b == b'%' || b == b'\\');
+    !(escaped || path.contains("/.") || (merge_slashes && path.contains("//")))
 }
 
 /// Decodes unreserved characters, writes other escapes in upper case and turns backslashes. `None`: malformed, or NUL.

@@ -51,7 +51,7 @@ pub(super) fn is_grpc(content_type: &[u8]) -> bool {
     head.eq_ignore_ascii_case(b"application/grpc") && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
-/// gRPC's own mapping of HTTP statuses (grpc: doc/http-grpc-status-mapping.md); a timeout is DEADLINE_EXCEEDED, as in Envoy.
+/// gRPC's own mapping of HTTP statuses (grpc: doc/http-grpc-status-mapping.md); a timeout is `DEADLINE_EXCEEDED`, as in Envoy.
 pub(super) fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 | 431 => 13,

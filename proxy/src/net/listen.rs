@@ -32,7 +32,7 @@ impl Listening {
     pub(super) fn open<R: Router>(
         spec: ListenerSpec,
         shared: &Arc<Shared<R>>,
-        workers: &Arc<Vec<WorkerHandle>>,
+        workers: &Arc<[WorkerHandle]>,
     ) -> Result<Self, StartError> {
         let failed = |source: io::Error| StartError {
             what: format!("listen on {} for {}", spec.bind, spec.name),
@@ -83,7 +83,7 @@ struct Acceptor<R> {
     listener: TcpListener,
     spec: Arc<ListenerSpec>,
     shared: Arc<Shared<R>>,
-    workers: Arc<Vec<WorkerHandle>>,
+    workers: Arc<[WorkerHandle]>,
 }
 
 impl<R: Router> Acceptor<R> {

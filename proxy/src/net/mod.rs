@@ -39,7 +39,7 @@ pub struct ListenerSpec {
     pub name: Arc<str>,
     /// Address and port; port 0 asks the system for one.
     pub bind: SocketAddr,
-    /// Look for a TLS ClientHello; what is not TLS goes on in cleartext, with `Accept::Plain` asked of the router.
+    /// Look for a TLS `ClientHello`; what is not TLS goes on in cleartext, with `Accept::Plain` asked of the router.
     pub tls: bool,
     /// A PROXY protocol header comes first.
     pub proxy_protocol: bool,
@@ -65,19 +65,6 @@ pub struct Settings {
     pub limits: Limits,
     /// Dev certificates may be presented on listeners that are not on loopback.
     pub allow_dev_identity: bool,
-}
-
-/// Spawns on the worker's own thread: what it runs need not be `Send`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }
 
 /// Why a server cannot start or a listener cannot be opened.
@@ -121,7 +108,7 @@ pub(crate) struct Shared<R> {
 /// The data plane: workers, listeners, the published table.
 pub struct Server<R: Router> {
     shared: Arc<Shared<R>>,
-    workers: Arc<Vec<WorkerHandle>>,
+    workers: Arc<[WorkerHandle]>,
     listening: Mutex<Vec<Listening>>,
     /// Tables that were replaced: dropped here, never on a worker, once nobody uses them.
     retired: Mutex<Vec<Arc<R>>>,
@@ -161,7 +148,7 @@ impl<R: Router> Server<R> {
         })?;
         Ok(Arc::new(Self {
             shared,
-            workers: Arc::new(workers),
+            workers: workers.into(),
             listening: Mutex::default(),
             retired: Mutex::default(),
         }))

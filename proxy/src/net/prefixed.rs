@@ -17,7 +17,7 @@ use tokio::{
 pub struct Prefixed<S> {
     prefix: Bytes,
     inner: S,
-    /// What is read from now on, to be put back: a ClientHello that may pass through.
+    /// What is read from now on, to be put back: a `ClientHello` that may pass through.
     record: Option<BytesMut>,
 }
 

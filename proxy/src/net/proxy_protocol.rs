@@ -62,10 +62,7 @@ fn version1(bytes: &[u8]) -> Header {
 }
 
 fn version2(bytes: &[u8]) -> Header {
-    let [version_command, family, high, low] = match bytes.get(12..16) {
-        Some(&[a, b, c, d]) => [a, b, c, d],
-        _ => return Header::Incomplete,
-    };
+    let Some(&[version_command, family, high, low]) = bytes.get(12..16) else { return Header::Incomplete };
     let length = usize::from(u16::from_be_bytes([high, low]));
     if version_command >> 4 != 2 || version_command & 0xf > 1 || 16 + length > MAX_BYTES {
         return Header::Malformed;

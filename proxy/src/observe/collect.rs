@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::{Arc, atomic::Ordering::Relaxed}};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode},
+    encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet, text::encode},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };

@@ -1,7 +1,7 @@
 //! The access log's writer: one thread, a bounded channel; a blocked pipe costs lines, never a worker's time.
 
 use std::{
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Write as _},
     sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     thread,
     time::Duration,

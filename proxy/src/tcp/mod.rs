@@ -20,7 +20,7 @@ use crate::{
 /// One buffer each way.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Decides about a connection and relays it. `decided`: the ClientHello has decided already.
+/// Decides about a connection and relays it. `decided`: the `ClientHello` has decided already.
 pub(crate) async fn serve<R: Router, S: AsyncRead + AsyncWrite + Unpin>(
     worker: Rc<Worker<R>>,
     stream: S,
@@ -68,7 +68,7 @@ pub(crate) async fn serve<R: Router, S: AsyncRead + AsyncWrite + Unpin>(
         client: meta.client(),
         route: match decision.why {
             RouteId::None => "",
-            why => view.name(why),
+            why @ RouteId::Rule(_) => view.name(why),
         },
         cluster: &cluster,
         attempts: &attempts,

@@ -67,10 +67,10 @@ pub(crate) async fn serve<R: Router>(worker: Rc<Worker<R>>, stream: Io, mut meta
     }
 }
 
-/// What became of a ClientHello.
+/// What became of a `ClientHello`.
 enum Shaken {
     /// A session under this generation of its profile.
-    Terminated(TlsStream<Io>, u64),
+    Terminated(Box<TlsStream<Io>>, u64),
     /// Somebody else terminates it: every byte is still there.
     Passes(Io, Decision),
 }
@@ -141,7 +141,7 @@ async fn handshake<R: Router>(
         cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default(),
         profile,
     });
-    Ok(Shaken::Terminated(stream, current.generation))
+    Ok(Shaken::Terminated(Box::new(stream), current.generation))
 }
 
 fn authorise(

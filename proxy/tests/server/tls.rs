@@ -27,7 +27,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 
 use super::support::*;
 
-const TTL: Duration = Duration::from_secs(3600);
+const TTL: Duration = Duration::from_hours(1);
 
 fn credential(minted: &Minted) -> Credential {
     let key = rustls::pki_types::PrivateKeyDer::try_from(minted.key_der().to_vec()).unwrap();

@@ -20,7 +20,7 @@ use crate::{Error, material::DEV_OID};
 /// SVIDs start this much in the past, as SPIRE's do.
 const BACKDATE: Duration = Duration::from_secs(10);
 /// Lifetime of a CA that is kept in memory or in a state folder of a developer.
-const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const CA_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// A CA.
 pub struct Ca {
@@ -79,7 +79,7 @@ impl Ca {
     }
 
     fn generate(trust_domain: &str, number: u32) -> Result<(Self, String), Error> {
-        let key = KeyPair::generate().map_err(broken)?;
+        let key = KeyPair::generate().map_err(|error| broken(&error))?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![Usage::KeyCertSign, Usage::CrlSign];
@@ -91,7 +91,7 @@ impl Ca {
             .push(DnType::CustomDnType(vec![2, 5, 4, 5]), format!("{:032x}", fastrand::u128(..)));
         params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
         validity(&mut params, CA_LIFETIME);
-        let certificate = params.self_signed(&key).map_err(broken)?;
+        let certificate = params.self_signed(&key).map_err(|error| broken(&error))?;
         let pem = format!("{}{}", certificate.pem(), key.serialize_pem());
         let issuer = Issuer::new(params, key);
         Ok((Self { issuer, certificate: certificate.der().clone() }, pem))
@@ -113,13 +113,14 @@ impl Ca {
     pub fn mint(&self, spiffe_id: &str, ttl: Duration) -> Result<Minted, Error> {
         let mut params = svid_params(spiffe_id)?;
         validity(&mut params, ttl);
-        self.sign(params)
+        self.sign(&params)
     }
 
     /// Signs parameters of the caller's, for tests.
-    pub fn sign(&self, params: CertificateParams) -> Result<Minted, Error> {
-        let key = KeyPair::generate().map_err(broken)?;
-        let certificate: Certificate = params.signed_by(&key, &self.issuer).map_err(broken)?;
+    pub fn sign(&self, params: &CertificateParams) -> Result<Minted, Error> {
+        let key = KeyPair::generate().map_err(|error| broken(&error))?;
+        let certificate: Certificate =
+            params.signed_by(&key, &self.issuer).map_err(|error| broken(&error))?;
         Ok(Minted { certificate: certificate.der().clone(), key })
     }
 }
@@ -149,9 +150,9 @@ fn validity(params: &mut CertificateParams, ttl: Duration) {
 }
 
 fn uri(text: &str) -> Result<SanType, Error> {
-    Ia5String::try_from(text).map(SanType::URI).map_err(broken)
+    Ia5String::try_from(text).map(SanType::URI).map_err(|error| broken(&error))
 }
 
-fn broken(error: rcgen::Error) -> Error {
+fn broken(error: &rcgen::Error) -> Error {
     Error::Setting(format!("the dev authority cannot make a certificate: {error}"))
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::Error;
 
 /// Lifetime of a token.
-const TTL: Duration = Duration::from_secs(300);
+const TTL: Duration = Duration::from_mins(5);
 /// Largest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 

@@ -8,7 +8,7 @@ mod jwt;
 mod serve;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map},
     fs, io,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -100,7 +100,7 @@ impl DevAuthority {
     }
 
     /// Replaces the entries: open streams get what changed at once. The socket of a removed entry stays and answers
-    /// PermissionDenied: to its clients that is a revocation, where a socket that is gone would be an agent that restarts.
+    /// `PermissionDenied`: to its clients that is a revocation, where a socket that is gone would be an agent that restarts.
     pub fn update(&self, entries: Entries, persist: bool) -> Result<(), Error> {
         entries.check().map_err(Error::Setting)?;
         let old = self.state.borrow().clone();
@@ -218,8 +218,8 @@ fn cas(
 ) -> Result<BTreeMap<u32, Arc<Ca>>, Error> {
     let mut cas = held.clone();
     for number in entries.trusted().into_iter().chain([entries.ca]) {
-        if !cas.contains_key(&number) {
-            cas.insert(number, Arc::new(Ca::open(&entries.trust_domain, number, folder)?));
+        if let btree_map::Entry::Vacant(vacant) = cas.entry(number) {
+            vacant.insert(Arc::new(Ca::open(&entries.trust_domain, number, folder)?));
         }
     }
     Ok(cas)

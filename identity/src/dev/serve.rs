@@ -35,7 +35,7 @@ pub(super) struct Workload {
 }
 
 /// Lifetime of an SVID whose entry does not say.
-const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+const DEFAULT_TTL: Duration = Duration::from_hours(1);
 /// How long connections may take to close once their streams have ended.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 

@@ -1,6 +1,10 @@
 //! One message of the Workload API to material: everything checked, one bad foreign bundle isolated.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use proto::workload::{X509svid, X509svidResponse};
 use rustls_pki_types::{CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -31,10 +35,10 @@ pub(super) fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Mater
         let (credential, domain) = read_svid(svid, now).map_err(|problem| {
             Problem::new(problem.code, format!("the Workload API's message was discarded: {problem}"))
         })?;
-        if !bundles.contains_key(&domain) {
-            let (bundle, left_out) = read_bundle(&domain, &svid.bundle, &crls, now)?;
+        if let btree_map::Entry::Vacant(vacant) = bundles.entry(domain) {
+            let (bundle, left_out) = read_bundle(vacant.key(), &svid.bundle, &crls, now)?;
             warnings.extend(left_out);
-            bundles.insert(domain, bundle);
+            vacant.insert(bundle);
         }
         // Of two SVIDs with one hint the first wins (W-15).
         if !own.iter().any(|known| known.hint.is_some() && known.hint == credential.hint) {

@@ -43,7 +43,7 @@ pub struct WorkloadApi {
 
 impl WorkloadApi {
     /// How long material is kept through a refusal, unless told otherwise (spiffe.md 4.3).
-    pub const DENIED_GRACE: Duration = Duration::from_secs(60);
+    pub const DENIED_GRACE: Duration = Duration::from_mins(1);
 
     /// A source for this endpoint; pending until `run` gets a message.
     pub fn new(endpoint: WorkloadEndpoint, name: SourceRef, denied_grace: Duration) -> Self {

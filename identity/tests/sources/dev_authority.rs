@@ -338,7 +338,7 @@ async fn only_a_dead_socket_is_replaced() {
 #[test]
 fn certificates_have_the_form_that_every_client_accepts() {
     let ca = Ca::new("td").expect("ca");
-    let minted = ca.mint(A, Duration::from_secs(60)).expect("svid");
+    let minted = ca.mint(A, Duration::from_mins(1)).expect("svid");
     let (_, leaf) = X509Certificate::from_der(&minted.certificate).expect("der");
     let (_, root) = X509Certificate::from_der(ca.certificate()).expect("der");
     let uris = |cert: &X509Certificate<'_>| {
@@ -367,7 +367,7 @@ fn certificates_have_the_form_that_every_client_accepts() {
     let now =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("clock").as_secs().cast_signed();
     assert!((now - 20..=now - 9).contains(&leaf.validity().not_before.timestamp()));
-    let again = ca.mint(A, Duration::from_secs(60)).expect("svid");
+    let again = ca.mint(A, Duration::from_mins(1)).expect("svid");
     assert_ne!(again.key_der(), minted.key_der(), "a fresh key each time");
 }
 
@@ -403,5 +403,5 @@ fn entries_that_cannot_be_meant_are_named() {
     let given = r#"{"trust_domain":"td","ca":2,"trusted_cas":[1,2],"entries":[{"spiffe_id":"spiffe://td/a","socket":"a.sock"}]}"#;
     let read: Entries = serde_json::from_str(given).expect("valid");
     read.check().expect("valid");
-    assert_eq!((read.trusted(), read.entries[0].lifetime()), (vec![1, 2], Some(Duration::from_secs(3600))));
+    assert_eq!((read.trusted(), read.entries[0].lifetime()), (vec![1, 2], Some(Duration::from_hours(1))));
 }

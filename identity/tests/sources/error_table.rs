@@ -109,7 +109,7 @@ async fn malformed_first_message_keeps_the_stream_beyond_the_answers_deadline() 
     let client = Running::start(&server.uri, GRACE);
     until(&client.source, "refused", |state| code(state) == "svid_malformed").await;
     tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::advance(Duration::from_mins(1)).await;
     tokio::time::resume();
     server.open_gate();
     until(&client.source, "delivered", |state| state.revision == 1).await;

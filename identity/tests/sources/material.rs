@@ -17,7 +17,7 @@ use identity::{
 use proto::workload::{X509svid, X509svidResponse};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(crate) fn ca() -> Ca {

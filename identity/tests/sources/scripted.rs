@@ -63,7 +63,8 @@ pub(crate) struct Scripted {
     calls: watch::Receiver<usize>,
     headers: Arc<Mutex<Vec<Vec<String>>>>,
     _server: tokio_util::sync::DropGuard,
-    _folder: Option<tempfile::TempDir>,
+    /// Holds the socket; removed with the server.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Scripted {
@@ -71,7 +72,7 @@ impl Scripted {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("api.sock");
         let mut server = Self::at(&path, streams);
-        server._folder = Some(folder);
+        server.folder = Some(folder);
         server
     }
 
@@ -122,7 +123,7 @@ impl Scripted {
             };
             server.run_until_cancelled(accepting).await;
         });
-        Self { uri, gate, calls: called, headers, _server: stop.drop_guard(), _folder: None }
+        Self { uri, gate, calls: called, headers, _server: stop.drop_guard(), folder: None }
     }
 
     pub(crate) fn open_gate(&self) {

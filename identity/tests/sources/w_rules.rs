@@ -142,7 +142,7 @@ fn crl() -> Bytes {
     let issuer = Issuer::new(params, key);
     let list = CertificateRevocationListParams {
         this_update: std::time::SystemTime::now().into(),
-        next_update: (std::time::SystemTime::now() + Duration::from_secs(3600)).into(),
+        next_update: (std::time::SystemTime::now() + Duration::from_hours(1)).into(),
         crl_number: 1.into(),
         issuing_distribution_point: None,
         revoked_certs: Vec::new(),

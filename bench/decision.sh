@@ -1,0 +1,32 @@
+#!/bin/sh
+# Instructions of one routing decision with 10 and with 10,000 Mappings, counted by callgrind (valgrind).
+# Fails when any shape of configuration costs more than 1.5 times as much with 10,000. Usage: bench/decision.sh [SHAPE...]
+set -eu
+cd "$(dirname "$0")/.."
+few=10 many=10000 decisions=1000 limit=150
+target=${CARGO_TARGET_DIR:-target}
+command -v valgrind >/dev/null || { echo "decision.sh: valgrind is not installed; apt-get install valgrind" >&2; exit 2; }
+cargo build -q --release -p bench --example decision
+out=$(mktemp)
+trap 'rm -f "$out" "$out.log"' EXIT INT TERM
+
+# Prints the instructions of one decision: those inside `decide_all`, divided.
+measure() {
+    valgrind --tool=callgrind --callgrind-out-file="$out" --toggle-collect='*decide_all*' \
+        "$target/release/examples/decision" "$1" "$2" "$decisions" >"$out.log" 2>&1 || { cat "$out.log" >&2; exit 1; }
+    awk -v decisions="$decisions" '/^(totals|summary):/ { total = $2 } END { if (total == 0) exit 1; printf "%d", total / decisions }' "$out"
+}
+
+status=0
+printf '%-10s %14s %14s %7s\n' shape "$few Mappings" "$many Mappings" ratio
+for shape in ${*:-prefixes hostnames hosts patterns mixed}; do
+    small=$(measure "$shape" "$few")
+    large=$(measure "$shape" "$many")
+    percent=$((large * 100 / small))
+    printf '%-10s %14d %14d %4d.%02d\n' "$shape" "$small" "$large" $((percent / 100)) $((percent % 100))
+    if [ "$percent" -gt "$limit" ]; then
+        echo "decision.sh: $shape: a decision at $many Mappings costs more than 1.5 times one at $few" >&2
+        status=1
+    fi
+done
+exit $status

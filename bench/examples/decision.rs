@@ -1,0 +1,118 @@
+//! Builds the table of a configuration through parse, compile and publish, and decides many times: the program that
+//! `decision.sh` runs under callgrind. `decision SHAPE COUNT DECISIONS`.
+
+use std::{
+    hint::black_box,
+    io::{self, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, ensure};
+use bench::Shape;
+use ingress::{
+    compile::{CompileSettings, Input, compile, wants},
+    keyring::Keyring,
+    publish::Publisher,
+    route::Table,
+};
+use proxy::{
+    ConnMeta,
+    message::{Fields, Head, Scheme},
+    route::{Action, Dice, Router as _},
+    upstream::Clusters,
+};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With stderr gone there is nobody to tell.
+            let _ = writeln!(io::stderr(), "decision: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let mut next = || args.next().context("usage: decision SHAPE COUNT DECISIONS");
+    let shape: Shape = next()?.parse().map_err(anyhow::Error::msg)?;
+    let count: usize = next()?.parse().context("COUNT is a number")?;
+    let decisions: usize = next()?.parse().context("DECISIONS is a number")?;
+    ensure!(count > 0, "COUNT is at least 1");
+
+    let table = table(shape, count)?;
+    let conn = connection(&table)?;
+    // Spread over the whole table: first, last and what lies between.
+    let requests: Vec<_> = (0..decisions).map(|turn| shape.request(turn * (count - 1) / (decisions - 1).max(1))).collect();
+    let forwarded = decide_all(&table, &conn, &requests);
+    ensure!(forwarded == decisions, "{forwarded} of {decisions} requests found a Mapping");
+    Ok(())
+}
+
+/// The measured part, and nothing else: callgrind collects from its entry to its exit.
+#[inline(never)]
+fn decide_all(table: &Table, conn: &ConnMeta, requests: &[(String, String)]) -> usize {
+    let fields = http::HeaderMap::new();
+    let mut forwarded = 0;
+    for (authority, path) in requests {
+        let head = Head {
+            method: "GET",
+            scheme: Scheme::Http,
+            authority,
+            path,
+            query: None,
+            fields: Fields::Typed(&fields),
+            conn,
+        };
+        let decision = table.request(black_box(&head), Dice::new(42));
+        forwarded += usize::from(matches!(black_box(&decision).action, Action::Forward(_)));
+    }
+    forwarded
+}
+
+fn table(shape: Shape, count: usize) -> anyhow::Result<Arc<Table>> {
+    let settings = CompileSettings {
+        ambassador_id: "default".to_owned(),
+        namespace: "default".to_owned(),
+        single_namespace: false,
+        require_verified_upstreams: false,
+        one_tenant: true,
+        bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        http_port: 8080,
+        https_port: 8443,
+        resolve: Vec::new(),
+    };
+    let path = Arc::new(PathBuf::from("bench.yaml"));
+    let (documents, errors) = resource::parse(&path, &shape.manifests(count), &settings.namespace)
+        .map_err(|error| anyhow::anyhow!("the generated manifests do not parse: {}", error.message))?;
+    ensure!(errors.is_empty(), "the generated manifests do not parse: {errors:?}");
+    let documents: Vec<_> = documents.into_iter().map(Arc::new).collect();
+    let mut keyring = Keyring::new(None);
+    keyring.update(&wants(&documents, &settings), &documents, SystemTime::UNIX_EPOCH);
+    let input = Input { documents: &documents, errors: &errors, keys: &keyring, settings: &settings };
+    let (plan, _report) = compile(&input);
+    ensure!(plan.mappings.len() == count, "{} Mappings of {count} were compiled", plan.mappings.len());
+    Ok(Publisher::new(Clusters::new(None)).table(plan, &keyring).0)
+}
+
+fn connection(table: &Table) -> anyhow::Result<ConnMeta> {
+    let listener = table.listeners().find(|listener| !listener.tls).context("no cleartext listener")?;
+    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.bind.port()));
+    Ok(ConnMeta {
+        listener: Arc::clone(&listener.name),
+        listener_port: here.port(),
+        peer: here,
+        local: here,
+        original_dst: None,
+        proxy_protocol_source: None,
+        sni: None,
+        alpn: None,
+        tls: None,
+        peer_id: None,
+    })
+}

@@ -39,57 +39,82 @@ impl<'a> Addresses<'a> {
         found
     }
 
-    /// Where a host's addresses come from. `namespace` is the one a bare name is meant in.
-    pub(crate) fn origin(&self, host: &str, port: u16, namespace: &str) -> EndpointOrigin {
+    /// Where a host's addresses come from, and what is wrong with it. `namespace` is the one a bare name is meant in.
+    pub(crate) fn origin(&self, host: &str, port: u16, namespace: &str) -> (EndpointOrigin, Option<String>) {
         let names = |rule: &&(String, Option<u16>, Vec<SocketAddr>)| {
             let same = rule.0 == host || format!("{}.{namespace}", rule.0) == host;
             same && rule.1.is_none_or(|only| only == port)
         };
         let exact = self.resolve.iter().filter(names).max_by_key(|rule| (rule.0 == host, rule.1.is_some()));
         if let Some((_, _, addresses)) = exact {
-            return EndpointOrigin::Static(addresses.clone());
+            return (EndpointOrigin::Static(addresses.clone()), None);
         }
         let mut parts = host.trim_end_matches('.').split('.');
         let (name, written) = (parts.next().unwrap_or_default(), parts.next());
         let tail: Vec<_> = parts.collect();
-        if !matches!(tail.as_slice(), [] | ["svc"] | ["svc", "cluster", "local"]) {
-            return EndpointOrigin::Dns;
+        if !matches!(tail.as_slice(), [] | ["svc"] | ["svc", "cluster", "local"]) || host == "localhost" {
+            return (EndpointOrigin::Dns, None);
         }
         let namespace = written.unwrap_or(namespace);
         match self.services.get(&(namespace, name)) {
-            Some(service) => EndpointOrigin::Static(self.endpoints(service, namespace, name, port)),
-            None => EndpointOrigin::Dns,
+            Some(service) if service.root.at("spec.type").and_then(Node::as_text) == Some("ExternalName") => {
+                let message =
+                    format!("Service {namespace}/{name} is an ExternalName, which only DNS can follow");
+                (EndpointOrigin::Dns, Some(message))
+            }
+            Some(service) => {
+                let (addresses, wrong) = self.endpoints(service, port);
+                (EndpointOrigin::Static(addresses), wrong)
+            }
+            None => (EndpointOrigin::Dns, None),
         }
     }
 
     /// Ready endpoints behind a port of a Service; its cluster IP where no slice is given.
-    fn endpoints(&self, service: &Document, namespace: &str, name: &str, port: u16) -> Vec<SocketAddr> {
-        let ports = service.root.at("spec.ports").map(Node::items).unwrap_or_default();
-        let wanted = ports.iter().find(|entry| entry.get("port").and_then(Node::as_int) == Some(i64::from(port)));
-        let port_name = wanted.and_then(|entry| entry.get("name")).and_then(Node::as_text).unwrap_or_default();
-        let Some(slices) = self.slices.get(&(namespace, name)) else {
-            let ip = service.root.at("spec.clusterIP").and_then(Node::as_text).and_then(|ip| ip.parse::<IpAddr>().ok());
-            return ip.map(|ip| SocketAddr::new(ip, port)).into_iter().collect();
+    fn endpoints(&self, service: &Document, port: u16) -> (Vec<SocketAddr>, Option<String>) {
+        let object = &service.object;
+        let Some(wanted) = service_port(service, port) else {
+            let message = format!("Service {}/{} has no port {port}", object.namespace, object.name);
+            return (Vec::new(), Some(message));
         };
-        let mut addresses = Vec::new();
-        for slice in slices {
-            let ports = slice.root.get("ports").map(Node::items).unwrap_or_default();
-            let named = |entry: &&Node| entry.get("name").and_then(Node::as_text).unwrap_or_default() == port_name;
-            let Some(target) = ports.iter().find(named).and_then(|entry| entry.get("port")).and_then(Node::as_int) else {
-                continue;
-            };
-            let Ok(target) = u16::try_from(target) else { continue };
-            for endpoint in slice.root.get("endpoints").map(Node::items).unwrap_or_default() {
-                if endpoint.at("conditions.ready").and_then(Node::as_bool) == Some(false) {
-                    continue;
-                }
-                let ips = endpoint.get("addresses").map(Node::items).unwrap_or_default();
-                let ips = ips.iter().filter_map(Node::as_text).filter_map(|ip| ip.parse::<IpAddr>().ok());
-                addresses.extend(ips.map(|ip| SocketAddr::new(ip, target)));
-            }
-        }
+        let name = wanted.get("name").and_then(Node::as_text).unwrap_or_default();
+        let Some(slices) = self.slices.get(&(&object.namespace, &object.name)) else {
+            let ip = service.root.at("spec.clusterIP").and_then(Node::as_text);
+            let ip = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
+            let port = wanted.get("port").and_then(Node::as_int).and_then(|port| u16::try_from(port).ok());
+            return (ip.zip(port).map(SocketAddr::from).into_iter().collect(), None);
+        };
+        let mut addresses: Vec<SocketAddr> = slices.iter().flat_map(|slice| ready(slice, name)).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        addresses
+        (addresses, None)
     }
+}
+
+/// The port of a Service by its number, else by its target, else the only one it has.
+fn service_port(service: &Document, port: u16) -> Option<&Node> {
+    let ports = service.root.at("spec.ports").map(Node::items).unwrap_or_default();
+    let by = |field: &str| {
+        ports.iter().find(|entry| entry.get(field).and_then(Node::as_int) == Some(i64::from(port)))
+    };
+    by("port").or_else(|| by("targetPort")).or(match ports {
+        [only] => Some(only),
+        _ => None,
+    })
+}
+
+/// Ready addresses of a slice under the port of this name.
+fn ready<'a>(slice: &'a Document, name: &str) -> Vec<SocketAddr> {
+    let items = |field| slice.root.get(field).map(Node::items).unwrap_or_default();
+    let named = |entry: &&'a Node| entry.get("name").and_then(Node::as_text).unwrap_or_default() == name;
+    let target = items("ports").iter().find(named).and_then(|entry| entry.get("port")).and_then(Node::as_int);
+    let Some(target) = target.and_then(|target| u16::try_from(target).ok()) else { return Vec::new() };
+    let endpoints = items("endpoints").iter();
+    // A missing condition means ready (EndpointSlice API).
+    let endpoints = endpoints.filter(|one| one.at("conditions.ready").and_then(Node::as_bool) != Some(false));
+    endpoints
+        .flat_map(|endpoint| endpoint.get("addresses").map(Node::items).unwrap_or_default())
+        .filter_map(|address| address.as_text()?.parse::<IpAddr>().ok())
+        .map(|ip| SocketAddr::new(ip, target))
+        .collect()
 }

@@ -1,18 +1,18 @@
 //! TLSContexts: settings for both directions, looked up by namespace and name; and the TLS of an upstream made from one.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
+    path::PathBuf,
     sync::Arc,
 };
 
-use identity::{IdPattern, Problem, SourceRef, TrustDomain, Versions, source::files::Files};
-use resource::{Document, Origin};
+use identity::{IdPattern, TrustDomain, Versions, source::files::Files};
+use resource::{Document, Node, Origin};
 
-use super::{CompileSettings, Compiler, module::Module, of_kind};
+use super::{CompileSettings, module::Module, of_kind};
 use crate::{
     keyring::{KeyRef, Usage, resolve_path},
     kind::{Broken, Reader},
-    plan::{ClientPlan, RulePlan, VerifyPlan},
     report::{Finding, Severity},
 };
 
@@ -64,22 +64,43 @@ pub(crate) struct Contexts<'a> {
 }
 
 impl<'a> Contexts<'a> {
-    pub(crate) fn read(
-        documents: &[&'a Document],
-        settings: &CompileSettings,
-        module: &Module,
-        findings: &mut Vec<Finding>,
-    ) -> Self {
+    pub(crate) fn read(documents: &[&'a Document], module: &Module, findings: &mut Vec<Finding>) -> Self {
         let mut contexts = Self { by_key: HashMap::new(), namespaces: HashMap::new() };
-        let _ = settings;
+        let terminating: HashSet<&str> = of_kind(documents, "Host")
+            .iter()
+            .filter_map(|host| host.root.at("spec.tlsContext.name").and_then(Node::as_text))
+            .collect();
         for document in of_kind(documents, "TLSContext") {
             let mut spec = Reader::spec(document);
-            spec.ignore(&["ambassador_id", "ambassadorId", "redirect_cleartext_from"]);
-            let hosts = spec.texts("hosts").unwrap_or_default().into_iter().map(str::to_owned).collect();
+            spec.ignore(&["ambassador_id", "ambassadorId"]);
+            if spec.int("redirect_cleartext_from").is_some() {
+                let remedy = "use requestPolicy.insecure of the Host";
+                spec.find(
+                    "redirect_cleartext_from",
+                    (Severity::Notice, "no_effect"),
+                    "has no effect".to_owned(),
+                    remedy,
+                );
+            }
+            let hosts: Vec<_> =
+                spec.texts("hosts").unwrap_or_default().into_iter().map(str::to_owned).collect();
             let read = TlsSettings::read(&mut spec, document, module);
+            let object = &document.object;
+            let by_host = [&*object.name, &*format!("{}.{}", object.name, object.namespace)];
+            if read.cert_required
+                && hosts.is_empty()
+                && !by_host.iter().any(|name| terminating.contains(name))
+            {
+                let message = "has no effect: the context only originates TLS".to_owned();
+                spec.find(
+                    "cert_required",
+                    (Severity::Notice, "no_effect"),
+                    message,
+                    "set it where TLS is terminated",
+                );
+            }
             let (found, broken) = spec.finish();
             findings.extend(found);
-            let object = &document.object;
             let context = Context {
                 document,
                 name: format!("{}/{}", object.namespace, object.name).into(),
@@ -100,7 +121,11 @@ impl<'a> Contexts<'a> {
     }
 
     pub(crate) fn wants(&self) -> BTreeSet<KeyRef> {
-        self.by_key.values().filter_map(|context| context.settings.as_ref().ok()).flat_map(TlsSettings::wants).collect()
+        self.by_key
+            .values()
+            .filter_map(|context| context.settings.as_ref().ok())
+            .flat_map(TlsSettings::wants)
+            .collect()
     }
 
     /// A context by the text of a `tls` field (1.6): same namespace, the proxy's own, `name.namespace`; from files a
@@ -126,10 +151,15 @@ impl<'a> Contexts<'a> {
             [only] if settings.one_tenant => {
                 let found = self.by_key.get(&(*only, text)).cloned();
                 let notice = format!("TLSContext {text} was found in namespace {only}");
-                found.map(|found| (found, Some(notice))).ok_or_else(|| format!("no TLSContext is named `{text}`"))
+                found
+                    .map(|found| (found, Some(notice)))
+                    .ok_or_else(|| format!("no TLSContext is named `{text}`"))
             }
             [] => Err(format!("no TLSContext is named `{text}`")),
-            _ => Err(format!("TLSContext `{text}` exists in other namespaces ({}), not in this one", elsewhere.join(", "))),
+            _ => Err(format!(
+                "TLSContext `{text}` exists in other namespaces ({}), not in this one",
+                elsewhere.join(", ")
+            )),
         }
     }
 }
@@ -146,30 +176,27 @@ impl TlsSettings {
         let own_secret = spec.text("secret").map(|text| secret(text, Usage::Identity));
         let chain = spec.text("cert_chain_file").map(|text| resolve_path(&manifest, text));
         let key = spec.text("private_key_file").map(|text| resolve_path(&manifest, text));
-        let identity = match (own_secret, chain, key) {
-            (Some(_), Some(_), _) => {
-                spec.broken("cert_chain_file", "tls_settings", "stands beside `secret`".to_owned(), "give exactly one of them");
-                None
-            }
-            (secret, None, None) => secret,
-            (None, Some(cert), Some(key)) => Some(KeyRef::Files(Files { cert, key: Some(key), usage: Usage::Identity })),
-            (_, None, Some(_)) => {
-                spec.broken("private_key_file", "tls_settings", "has no `cert_chain_file` beside it".to_owned(), "give both");
-                None
-            }
-            (_, Some(_), None) => {
-                spec.broken("cert_chain_file", "tls_settings", "has no `private_key_file` beside it".to_owned(), "give both");
-                None
-            }
-        };
+        let identity = own_certificate(spec, own_secret, chain, key);
+        let (ca_secret, ca_file) = (spec.text("ca_secret"), spec.text("cacert_chain_file"));
+        if ca_secret.is_some() && ca_file.is_some() {
+            let message = "stands beside `ca_secret`".to_owned();
+            spec.broken("cacert_chain_file", "tls_settings", message, "give exactly one of them");
+        }
+        let (crl_secret, old_crl_secret) = (spec.text("crl_secret"), spec.text("v3CRLSecret"));
+        let (crl_secret, crl_file) = (crl_secret.or(old_crl_secret), spec.text("crl_file"));
         let file = |path: Option<&str>, usage| {
             path.map(|text| KeyRef::Files(Files { cert: resolve_path(&manifest, text), key: None, usage }))
         };
-        let ca = spec.text("ca_secret").map(|text| secret(text, Usage::Trust));
-        let ca = ca.or_else(|| file(spec.text("cacert_chain_file"), Usage::Trust));
-        let crl = spec.text("crl_secret").or_else(|| spec.text("v3CRLSecret")).map(|text| secret(text, Usage::Crl));
-        let crl = crl.or_else(|| file(spec.text("crl_file"), Usage::Crl));
+        let ca = ca_secret.map(|text| secret(text, Usage::Trust)).or_else(|| file(ca_file, Usage::Trust));
+        let crl = crl_secret.map(|text| secret(text, Usage::Crl)).or_else(|| file(crl_file, Usage::Crl));
         let alpn = spec.texts("alpn_protocols").unwrap_or_default();
+        let spiffe = spiffe(spec);
+        for field in ["server_names", "verify"] {
+            if spiffe.is_some() && spec.node(field).is_some() {
+                let message = "has no effect beside `spiffe`, which is checked instead".to_owned();
+                spec.find(field, (Severity::Warning, "no_effect"), message, "remove one of them");
+            }
+        }
         Self {
             identity,
             ca,
@@ -177,8 +204,12 @@ impl TlsSettings {
             sni: spec.text("sni").map(str::to_ascii_lowercase),
             server_names: names(spec),
             verify: verify(spec),
-            spiffe: spiffe(spec),
-            alpn: alpn.iter().flat_map(|text| text.split(',')).map(|name| name.trim().as_bytes().to_vec()).collect(),
+            spiffe,
+            alpn: alpn
+                .iter()
+                .flat_map(|text| text.split(','))
+                .map(|name| name.trim().as_bytes().to_vec())
+                .collect(),
             versions: versions(spec),
             cipher_suites: checked(spec, "cipher_suites", identity::provider::check_suite),
             groups: checked(spec, "ecdh_curves", identity::provider::check_group),
@@ -191,6 +222,29 @@ impl TlsSettings {
     }
 }
 
+/// The own certificate: a Secret, or a chain and its key from files.
+fn own_certificate(
+    spec: &mut Reader<'_>,
+    secret: Option<KeyRef>,
+    chain: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Option<KeyRef> {
+    let (field, message, remedy) = match (secret, chain, key) {
+        (secret, None, None) => return secret,
+        (None, Some(cert), Some(key)) => {
+            return Some(KeyRef::Files(Files { cert, key: Some(key), usage: Usage::Identity }));
+        }
+        (Some(_), Some(_), _) => ("cert_chain_file", "stands beside `secret`", "give exactly one of them"),
+        (Some(_), None, Some(_)) => {
+            ("private_key_file", "stands beside `secret`", "give exactly one of them")
+        }
+        (None, None, Some(_)) => ("private_key_file", "has no `cert_chain_file` beside it", "give both"),
+        (None, Some(_), None) => ("cert_chain_file", "has no `private_key_file` beside it", "give both"),
+    };
+    spec.broken(field, "tls_settings", message.to_owned(), remedy);
+    None
+}
+
 /// A Secret by its text: `name`, or `name.namespace` where the dot counts.
 pub(crate) fn secret_ref(text: &str, namespace: &str, namespacing: bool, usage: Usage) -> KeyRef {
     let (name, namespace) = match text.rsplit_once('.') {
@@ -201,10 +255,12 @@ pub(crate) fn secret_ref(text: &str, namespace: &str, namespacing: bool, usage: 
 }
 
 fn names(spec: &mut Reader<'_>) -> Vec<String> {
-    let names: Vec<String> = spec.texts("server_names").unwrap_or_default().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> =
+        spec.texts("server_names").unwrap_or_default().into_iter().map(str::to_owned).collect();
     for name in &names {
         if rustls_name(name).is_none() {
-            spec.broken("server_names", "unknown_value", format!("`{name}` is not a DNS name or an address"), "write names without scheme and port");
+            let message = format!("`{name}` is not a DNS name or an address");
+            spec.broken("server_names", "unknown_value", message, "write names without scheme and port");
         }
     }
     names
@@ -221,7 +277,12 @@ fn verify(spec: &mut Reader<'_>) -> Option<VerifyMode> {
         "chain_only" => Some(VerifyMode::ChainOnly),
         "none" => Some(VerifyMode::None),
         other => {
-            spec.broken("verify", "unknown_value", format!("`{other}` cannot be meant"), "write full, chain_only or none");
+            spec.broken(
+                "verify",
+                "unknown_value",
+                format!("`{other}` cannot be meant"),
+                "write full, chain_only or none",
+            );
             None
         }
     }
@@ -239,7 +300,12 @@ fn spiffe(spec: &mut Reader<'_>) -> Option<SpiffeBlock> {
     for text in block.texts("trust_domains").unwrap_or_default() {
         match TrustDomain::new(text) {
             Ok(domain) => read.trust_domains.push(domain),
-            Err(why) => block.broken("trust_domains", "bad_spiffe_id", format!("`{text}`: {why}"), "as in example.org"),
+            Err(why) => block.broken(
+                "trust_domains",
+                "bad_spiffe_id",
+                format!("`{text}`: {why}"),
+                "as in example.org",
+            ),
         }
     }
     read.hint = block.text("hint").map(str::to_owned);
@@ -250,8 +316,11 @@ fn spiffe(spec: &mut Reader<'_>) -> Option<SpiffeBlock> {
 fn versions(spec: &mut Reader<'_>) -> Versions {
     let mut bound = |field: &'static str, default: u8| match spec.text(field) {
         None => default,
-        Some("v1.0") => 10,
-        Some("v1.1") => 11,
+        Some(old @ ("v1.0" | "v1.1")) => {
+            let message = format!("{old} is never spoken; the least is v1.2");
+            spec.find(field, (Severity::Notice, "no_effect"), message, "write v1.2 or v1.3");
+            10
+        }
         Some("v1.2") => 12,
         Some("v1.3") => 13,
         Some(other) => {
@@ -263,7 +332,12 @@ fn versions(spec: &mut Reader<'_>) -> Versions {
     let versions = Versions { tls12: min <= 12 && max >= 12, tls13: min <= 13 && max >= 13 };
     if !versions.tls12 && !versions.tls13 {
         let message = "leaves no TLS version that is spoken here".to_owned();
-        spec.broken("max_tls_version", "tls_settings", message, "TLS 1.2 and 1.3 are spoken; min must not be above max");
+        spec.broken(
+            "max_tls_version",
+            "tls_settings",
+            message,
+            "TLS 1.2 and 1.3 are spoken; min must not be above max",
+        );
     }
     versions
 }
@@ -274,140 +348,16 @@ fn checked(spec: &mut Reader<'_>, field: &'static str, check: fn(&str) -> Result
     for name in &given {
         match check(name) {
             Ok(()) => known.push((*name).to_owned()),
-            Err(why) => spec.find(field, Severity::Warning, "unknown_cipher", why, "remove it"),
+            Err(why) => spec.find(field, (Severity::Warning, "unknown_cipher"), why, "remove it"),
         }
     }
     if known.is_empty() && !given.is_empty() {
-        spec.broken(field, "tls_settings", "leaves nothing that is spoken here".to_owned(), "name one that is known");
+        spec.broken(
+            field,
+            "tls_settings",
+            "leaves nothing that is spoken here".to_owned(),
+            "name one that is known",
+        );
     }
     known
-}
-
-/// TLS towards one upstream, and what is to be said about it.
-pub(crate) struct Origination {
-    pub(crate) plan: ClientPlan,
-    /// Nobody is verified.
-    pub(crate) unverified: bool,
-}
-
-impl Compiler<'_> {
-    /// The TLS of an upstream host under a context (or without one: plain `https://`).
-    pub(crate) fn originate(&self, context: Option<&Context<'_>>, host: &str) -> Result<Origination, Broken> {
-        let Some(context) = context else {
-            return Ok(Origination { plan: plain(host), unverified: true });
-        };
-        let settings = context.settings.as_ref().map_err(|broken| Broken {
-            code: broken.code,
-            message: format!("TLSContext {} cannot be used: {}", context.name, broken.message),
-        })?;
-        let find = |key: &Option<KeyRef>| key.as_ref().map(|key| self.keys.find(key)).transpose();
-        let broken = |problem: Problem| Broken {
-            code: problem.code,
-            message: format!("TLSContext {}: {problem}", context.name),
-        };
-        let (own, ca, crl) = (find(&settings.identity), find(&settings.ca), find(&settings.crl));
-        let (own, ca, crl) = (own.map_err(broken)?, ca.map_err(broken)?, crl.map_err(broken)?);
-        let sni = settings.sni.clone().or_else(|| is_name(host).then(|| host.trim_end_matches('.').to_owned()));
-        let mut plan = ClientPlan {
-            context: Some(Arc::clone(&context.name)),
-            identity: own,
-            hint: None,
-            verify: VerifyPlan::Nothing,
-            rule: RulePlan::Anyone,
-            crl,
-            sni: sni.as_deref().map(Into::into),
-            alpn: settings.alpn.clone(),
-            versions: settings.versions,
-            cipher_suites: settings.cipher_suites.clone(),
-            groups: settings.groups.clone(),
-        };
-        if let Some(block) = &settings.spiffe {
-            self.spiffe(&mut plan.verify, &mut plan.rule, ca, block).map_err(|broken| named(context, broken))?;
-            if plan.identity.is_none() {
-                plan.identity = Some(self.spiffe_source().map_err(|broken| named(context, broken))?);
-                plan.hint.clone_from(&block.hint);
-            }
-            return Ok(Origination { plan, unverified: false });
-        }
-        let names = || {
-            let given = &settings.server_names;
-            if given.is_empty() { vec![settings.sni.clone().unwrap_or_else(|| host.to_owned())] } else { given.clone() }
-        };
-        let mode = settings.verify.or_else(|| {
-            (ca.is_some() || !settings.server_names.is_empty()).then_some(VerifyMode::Full)
-        });
-        plan.verify = match (mode, ca) {
-            (None | Some(VerifyMode::None), _) => VerifyPlan::Nothing,
-            (Some(_), Some(ca)) => VerifyPlan::Roots(ca),
-            (Some(_), None) => VerifyPlan::System,
-        };
-        if mode == Some(VerifyMode::Full) {
-            plan.rule = RulePlan::Names(names());
-        }
-        let unverified = plan.verify == VerifyPlan::Nothing;
-        Ok(Origination { plan, unverified })
-    }
-
-    /// The verification of a `spiffe` block.
-    pub(crate) fn spiffe(
-        &self,
-        verify: &mut VerifyPlan,
-        rule: &mut RulePlan,
-        ca: Option<SourceRef>,
-        block: &SpiffeBlock,
-    ) -> Result<(), Broken> {
-        let mut domains = block.trust_domains.clone();
-        if ca.is_some() {
-            domains.extend(block.ids.iter().map(|id| id.trust_domain().clone()));
-            domains.sort();
-            domains.dedup();
-            if domains.is_empty() {
-                let message = "a plain CA has no trust domain of its own; name `spiffe.trust_domains` or `spiffe.ids`".to_owned();
-                return Err(Broken { code: "tls_settings", message });
-            }
-        }
-        *rule = if block.ids.is_empty() && block.trust_domains.is_empty() {
-            RulePlan::OwnTrustDomain(self.spiffe_source()?)
-        } else {
-            RulePlan::Spiffe { ids: block.ids.clone(), trust_domains: block.trust_domains.clone() }
-        };
-        *verify = match ca {
-            Some(trust) => VerifyPlan::Spiffe { trust, trust_domains: domains },
-            None => VerifyPlan::Spiffe { trust: self.spiffe_source()?, trust_domains: Vec::new() },
-        };
-        Ok(())
-    }
-
-    pub(crate) fn spiffe_source(&self) -> Result<SourceRef, Broken> {
-        self.keys.spiffe().ok_or_else(|| Broken {
-            code: "no_spiffe_socket",
-            message: "needs an SVID, but no Workload API is configured; give --spiffe-socket (or `--spiffe-socket dev`)".to_owned(),
-        })
-    }
-}
-
-fn named(context: &Context<'_>, broken: Broken) -> Broken {
-    Broken { code: broken.code, message: format!("TLSContext {} {}", context.name, broken.message) }
-}
-
-/// `https://` without a context: encrypted, nobody verified, as in Emissary, but with SNI and TLS 1.3.
-fn plain(host: &str) -> ClientPlan {
-    ClientPlan {
-        context: None,
-        identity: None,
-        hint: None,
-        verify: VerifyPlan::Nothing,
-        rule: RulePlan::Anyone,
-        crl: None,
-        sni: is_name(host).then(|| host.trim_end_matches('.').into()),
-        alpn: Vec::new(),
-        versions: Versions::ALL,
-        cipher_suites: Vec::new(),
-        groups: Vec::new(),
-    }
-}
-
-/// A DNS name, which SNI may carry; not an address.
-fn is_name(host: &str) -> bool {
-    host.parse::<std::net::IpAddr>().is_err() && identity::server_name(host).is_some()
 }

@@ -1,7 +1,7 @@
 //! Hosts: virtual hosts, their termination, and which Mappings belong to them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -11,6 +11,7 @@ use resource::{Document, Node};
 
 use super::{
     CompileSettings, Compiler,
+    attach::Attach,
     context::{Context, TlsSettings, secret_ref},
     mapping::Compiled,
     module::Module,
@@ -48,7 +49,11 @@ struct HostSpec {
 }
 
 /// Key material that Hosts name.
-pub(crate) fn wants(documents: &[&Document], settings: &CompileSettings, module: &Module) -> BTreeSet<KeyRef> {
+pub(crate) fn wants(
+    documents: &[&Document],
+    settings: &CompileSettings,
+    module: &Module,
+) -> BTreeSet<KeyRef> {
     let mut wanted = BTreeSet::new();
     for document in of_kind(documents, "Host") {
         let mut spec = Reader::spec(document);
@@ -65,24 +70,33 @@ fn fallback(settings: &CompileSettings) -> KeyRef {
 }
 
 /// Compiles every Host; a synthetic `*` when there is none.
-pub(crate) fn compile(compiler: &mut Compiler<'_>, documents: &[&Document], mappings: &[Compiled]) -> Vec<CompiledHost> {
-    let documents = of_kind(documents, "Host");
-    let mut hosts: Vec<_> = documents.iter().map(|document| one(compiler, document, mappings)).collect();
+pub(crate) fn compile(
+    compiler: &mut Compiler<'_>,
+    documents: &[&Document],
+    mappings: &[Compiled],
+) -> Vec<CompiledHost> {
+    let hosts_of = of_kind(documents, "Host");
+    let mappings = &Attach::new(mappings);
+    let mut hosts: Vec<_> = hosts_of.iter().map(|document| one(compiler, document, mappings)).collect();
     hosts.extend(terminating_contexts(compiler, &hosts, mappings));
-    if documents.is_empty() && !hosts.iter().any(|host: &CompiledHost| host.plan.hostname == HostGlob::Any) {
+    if hosts_of.is_empty() && !hosts.iter().any(|host: &CompiledHost| host.plan.hostname == HostGlob::Any) {
         hosts.push(synthetic(compiler, mappings));
     }
     hosts
 }
 
-fn one(compiler: &mut Compiler<'_>, document: &Document, mappings: &[Compiled]) -> CompiledHost {
+fn one(compiler: &mut Compiler<'_>, document: &Document, mappings: &Attach<'_>) -> CompiledHost {
     let mut spec = Reader::spec(document);
     let host = HostSpec::read(&mut spec, document, &compiler.module);
     let object = &document.object;
     let name: Arc<str> = format!("{}/{}", object.namespace, object.name).into();
     let mut unavailable = None;
     let tls = match termination(compiler, &host, &name, &object.namespace) {
-        Ok(tls) => tls,
+        Ok(Some(tls)) => Some(tls),
+        Ok(None) => {
+            host.without_certificate(&mut spec);
+            None
+        }
         Err((field, broken)) => {
             let remedy = "mend it; until then handshakes for this Host are refused and nothing is served in cleartext instead";
             spec.broken(field, broken.code, broken.message, remedy);
@@ -94,7 +108,7 @@ fn one(compiler: &mut Compiler<'_>, document: &Document, mappings: &[Compiled]) 
     if let Some(broken) = broken {
         unavailable = Some(Unavailable { reason: Reason::new(broken.code), message: broken.message.into() });
     }
-    let attached = attached(&host.hostname, host.selector.as_deref(), mappings);
+    let attached = mappings.to(&host.hostname, host.selector.as_deref());
     CompiledHost {
         plan: HostPlan {
             name,
@@ -145,16 +159,47 @@ impl HostSpec {
                     Some("Route") => InsecureAction::Route,
                     Some("Reject") => InsecureAction::Reject,
                     Some(other) => {
-                        child.broken("action", "unknown_value", format!("`{other}` cannot be meant"), "write Redirect, Route or Reject");
+                        child.broken(
+                            "action",
+                            "unknown_value",
+                            format!("`{other}` cannot be meant"),
+                            "write Redirect, Route or Reject",
+                        );
                         InsecureAction::Reject
                     }
                 };
-                additional_port = child.int("additionalPort").and_then(|port| u16::try_from(port).ok());
+                additional_port = child.int("additionalPort").filter(|port| *port != -1).and_then(|port| {
+                    let number = u16::try_from(port).ok();
+                    if number.is_none() {
+                        let message = format!("{port} is no port");
+                        child.broken(
+                            "additionalPort",
+                            "unknown_value",
+                            message,
+                            "write a port, or -1 for none",
+                        );
+                    }
+                    number
+                });
                 policy.merge(child);
             }
             spec.merge(policy);
         }
         Self { hostname, selector, secret, context, tls, insecure, additional_port }
+    }
+
+    /// What a Host means that terminates no TLS.
+    fn without_certificate(&self, spec: &mut Reader<'_>) {
+        if self.tls.is_some() || self.context.is_some() {
+            let field = if self.tls.is_some() { "tls" } else { "tlsContext" };
+            let message = "has no effect: the Host has no certificate".to_owned();
+            let remedy = "give it a tlsSecret, or a `spiffe` block to serve the SVID";
+            spec.find(field, (Severity::Warning, "host_no_certificate"), message, remedy);
+        } else if self.insecure == InsecureAction::Redirect {
+            let message = "redirects cleartext to https://, but the Host has no certificate".to_owned();
+            let remedy = "give it a tlsSecret, or write requestPolicy.insecure.action: Route";
+            spec.find("requestPolicy", (Severity::Notice, "host_no_certificate"), message, remedy);
+        }
     }
 }
 
@@ -162,27 +207,12 @@ impl HostSpec {
 pub(super) fn labels(spec: &mut Reader<'_>, field: &'static str) -> Option<Vec<(String, String)>> {
     let mut child = spec.child(field)?;
     let wanted = child.map("matchLabels").iter();
-    let wanted = wanted.filter_map(|(name, node): &(Box<str>, Node)| Some((name.to_string(), node.as_text()?.to_owned()))).collect();
+    let wanted = wanted
+        .filter_map(|(name, node): &(Box<str>, Node)| Some((name.to_string(), node.as_text()?.to_owned())))
+        .collect();
     child.unsupported(&["matchExpressions"]);
     spec.merge(child);
     Some(wanted)
-}
-
-/// Whether labels hold everything that a selector wants.
-pub(super) fn selected(labels: &BTreeMap<String, String>, wanted: &[(String, String)]) -> bool {
-    wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
-}
-
-/// Indices of the Mappings that belong to a Host (emissary.md 3.1).
-fn attached(hostname: &HostGlob, selector: Option<&[(String, String)]>, mappings: &[Compiled]) -> Vec<usize> {
-    let belongs = |mapping: &Compiled| {
-        let overlap = mapping.hostname.as_ref().map(|glob| glob.overlaps(hostname));
-        match (selector, overlap) {
-            (Some(wanted), overlap) => selected(&mapping.labels, wanted) && overlap != Some(false),
-            (None, overlap) => overlap == Some(true),
-        }
-    };
-    mappings.iter().enumerate().filter(|(_, mapping)| belongs(mapping)).map(|(index, _)| index).collect()
 }
 
 /// Termination of a Host; the error names the field.
@@ -194,9 +224,13 @@ fn termination(
 ) -> Result<Option<ServerPlan>, (&'static str, Broken)> {
     let context = match &host.context {
         None => None,
-        Some(text) => Some(compiler.contexts.find(text, namespace, compiler.settings).map_err(|message| {
-            ("tlsContext", Broken { code: "tls_context_missing", message })
-        })?.0),
+        Some(text) => Some(
+            compiler
+                .contexts
+                .find(text, namespace, compiler.settings)
+                .map_err(|message| ("tlsContext", Broken { code: "tls_context_missing", message }))?
+                .0,
+        ),
     };
     let from_context = match &context {
         None => None,
@@ -207,7 +241,8 @@ fn termination(
     let wants_svid = settings.is_some_and(|settings| settings.spiffe.is_some());
     let identity = match (secret, wants_svid) {
         (Some(key), _) => {
-            let problem = |problem: identity::Problem| Broken { code: problem.code, message: problem.to_string() };
+            let problem =
+                |problem: identity::Problem| Broken { code: problem.code, message: problem.to_string() };
             compiler.keys.find(key).map_err(|found| ("tlsSecret", problem(found)))?
         }
         (None, true) => compiler.spiffe_source().map_err(|broken| ("tls", broken))?,
@@ -268,7 +303,9 @@ fn server_plan(
             plan.verify = Some(VerifyPlan::Roots(ca));
         }
         (None, true) => {
-            let message = "cert_required needs a ca_secret or cacert_chain_file to verify client certificates".to_owned();
+            let message =
+                "cert_required needs a ca_secret or cacert_chain_file to verify client certificates"
+                    .to_owned();
             return Err(Broken { code: "ca_missing", message });
         }
         (None, false) => {}
@@ -277,12 +314,17 @@ fn server_plan(
 }
 
 /// TLSContexts with `hosts` terminate for names that no Host has.
-fn terminating_contexts(compiler: &mut Compiler<'_>, hosts: &[CompiledHost], mappings: &[Compiled]) -> Vec<CompiledHost> {
+fn terminating_contexts(
+    compiler: &mut Compiler<'_>,
+    hosts: &[CompiledHost],
+    mappings: &Attach<'_>,
+) -> Vec<CompiledHost> {
     let mut made = Vec::new();
+    let taken: HashSet<_> = hosts.iter().map(|host| &host.plan.hostname).collect();
     for context in compiler.contexts.all() {
         for name in &context.hosts {
             let hostname = HostGlob::parse(name);
-            if hosts.iter().any(|host| host.plan.hostname == hostname) {
+            if taken.contains(&hostname) {
                 continue;
             }
             made.push(context_host(compiler, &context, hostname, mappings));
@@ -291,30 +333,39 @@ fn terminating_contexts(compiler: &mut Compiler<'_>, hosts: &[CompiledHost], map
     made
 }
 
-fn context_host(compiler: &mut Compiler<'_>, context: &Context<'_>, hostname: HostGlob, mappings: &[Compiled]) -> CompiledHost {
-    let made = context.settings.as_ref().map_err(Clone::clone).and_then(|settings| match &settings.identity {
-        Some(key) => {
-            let found = compiler.keys.find(key);
-            let identity = found.map_err(|problem| Broken { code: problem.code, message: problem.to_string() })?;
-            server_plan(compiler, Some(settings), identity, &context.name)
-        }
-        None => Err(Broken { code: "secret_no_certificate", message: "has `hosts` but no certificate".to_owned() }),
-    });
+fn context_host(
+    compiler: &mut Compiler<'_>,
+    context: &Context<'_>,
+    hostname: HostGlob,
+    mappings: &Attach<'_>,
+) -> CompiledHost {
+    let made =
+        context.settings.as_ref().map_err(Clone::clone).and_then(|settings| match &settings.identity {
+            Some(key) => {
+                let found = compiler.keys.find(key);
+                let identity =
+                    found.map_err(|problem| Broken { code: problem.code, message: problem.to_string() })?;
+                server_plan(compiler, Some(settings), identity, &context.name)
+            }
+            None => Err(Broken {
+                code: "secret_no_certificate",
+                message: "has `hosts` but no certificate".to_owned(),
+            }),
+        });
     let (tls, unavailable) = match made {
         Ok(plan) => (Some(plan), None),
         Err(broken) => {
             let mut spec = Reader::spec(context.document);
             let remedy = "give it a `secret`, or write `hosts: []` for origination alone";
-            spec.find("hosts", Severity::Error, broken.code, broken.message.clone(), remedy);
-            let found = spec.finish().0.into_iter().filter(|finding| finding.code == broken.code);
-            compiler.findings.extend(found);
+            spec.find("hosts", (Severity::Error, broken.code), broken.message.clone(), remedy);
+            compiler.findings.extend(spec.abandon());
             (None, Some(Unavailable { reason: Reason::new(broken.code), message: broken.message.into() }))
         }
     };
     CompiledHost {
         plan: HostPlan {
             name: Arc::clone(&context.name),
-            mappings: attached(&hostname, None, mappings),
+            mappings: mappings.to(&hostname, None),
             hostname,
             tls,
             insecure: InsecureAction::Route,
@@ -328,7 +379,7 @@ fn context_host(compiler: &mut Compiler<'_>, context: &Context<'_>, hostname: Ho
 }
 
 /// Without any Host everything is served under `*`; with TLS where the fallback Secret exists.
-fn synthetic(compiler: &Compiler<'_>, mappings: &[Compiled]) -> CompiledHost {
+fn synthetic(compiler: &Compiler<'_>, mappings: &Attach<'_>) -> CompiledHost {
     let name: Arc<str> = "*".into();
     let identity = compiler.keys.find(&fallback(compiler.settings)).ok();
     let tls = identity.and_then(|identity| server_plan(compiler, None, identity, &name).ok());
@@ -338,7 +389,7 @@ fn synthetic(compiler: &Compiler<'_>, mappings: &[Compiled]) -> CompiledHost {
             hostname: HostGlob::Any,
             tls,
             insecure: InsecureAction::Route,
-            mappings: attached(&HostGlob::Any, None, mappings),
+            mappings: mappings.to(&HostGlob::Any, None),
             unavailable: None,
         },
         namespace: compiler.settings.namespace.as_str().into(),

@@ -1,13 +1,18 @@
 //! Listeners: what to listen on, and which Hosts each has. Without any, the default ones.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use proxy::route::HttpPolicy;
 use resource::Document;
 
 use super::{
     Compiler,
-    host::{CompiledHost, labels, selected},
+    attach::selected,
+    host::{CompiledHost, labels},
     of_kind,
 };
 use crate::{
@@ -17,15 +22,22 @@ use crate::{
 };
 
 /// Compiles every Listener.
-pub(crate) fn compile(compiler: &mut Compiler<'_>, documents: &[&Document], hosts: &[CompiledHost]) -> Vec<ListenerPlan> {
-    let documents = of_kind(documents, "Listener");
-    if documents.is_empty() {
+pub(crate) fn compile(
+    compiler: &mut Compiler<'_>,
+    documents: &[&Document],
+    hosts: &[CompiledHost],
+) -> Vec<ListenerPlan> {
+    let written = of_kind(documents, "Listener");
+    if written.is_empty() {
+        let all: Vec<usize> = (0..hosts.len()).collect();
+        duplicates(compiler, documents, hosts, ("the default listeners", &all));
         return defaults(compiler, hosts);
     }
     let mut ports: HashMap<u16, Arc<str>> = HashMap::new();
     let mut listeners = Vec::new();
-    for document in documents {
+    for document in written {
         if let Some(listener) = one(compiler, document, hosts, &mut ports) {
+            duplicates(compiler, documents, hosts, (&format!("Listener {}", listener.name), &listener.hosts));
             listeners.push(listener);
         }
     }
@@ -42,24 +54,15 @@ fn one(
     spec.ignore(&["ambassador_id", "ambassadorId", "statsPrefix"]);
     spec.unsupported(&["http2MaxConcurrentStreams"]);
     let name: Arc<str> = format!("{}/{}", document.object.namespace, document.object.name).into();
-    let port = spec.int("port").and_then(|port| u16::try_from(port).ok());
-    if port.is_none() {
-        spec.broken("port", "unknown_value", "is missing or no port".to_owned(), "write a number from 0 to 65535");
-    }
+    let port = port(&mut spec);
     let (tls, proxy_protocol) = protocol(&mut spec);
-    let security = match spec.text("securityModel") {
-        Some("XFP") | None => SecurityModel::Xfp,
-        Some("SECURE") => SecurityModel::Secure,
-        Some("INSECURE") => SecurityModel::Insecure,
-        Some(other) => {
-            spec.broken("securityModel", "unknown_value", format!("`{other}` cannot be meant"), "write XFP, SECURE or INSECURE");
-            SecurityModel::Insecure
-        }
-    };
-    let depth = spec.int("l7Depth").and_then(|depth| u32::try_from(depth).ok()).unwrap_or(0);
+    let security = security(&mut spec);
+    let depth = depth(&mut spec);
     let bound = binding(&mut spec, document, hosts);
-    if let Some(taken) = port.filter(|port| *port != 0).and_then(|port| ports.insert(port, Arc::clone(&name))) {
-        spec.broken("port", "duplicate_listener", format!("is taken by Listener {taken}"), "choose another port");
+    if let Some(taken) = port.filter(|port| *port != 0).and_then(|port| ports.insert(port, Arc::clone(&name)))
+    {
+        let message = format!("is taken by Listener {taken}");
+        spec.broken("port", "duplicate_listener", message, "choose another port");
     }
     let mut http = compiler.module.http.clone();
     if depth > 0 {
@@ -68,7 +71,6 @@ fn one(
     }
     let (findings, broken) = spec.finish();
     compiler.findings.extend(findings);
-    duplicates(compiler, document, hosts, &bound);
     let port = port?;
     if broken.is_some() {
         return None;
@@ -85,13 +87,54 @@ fn one(
     })
 }
 
+fn port(spec: &mut Reader<'_>) -> Option<u16> {
+    let port = spec.int("port").and_then(|port| u16::try_from(port).ok());
+    if port.is_none() {
+        let message = "is missing or no port".to_owned();
+        spec.broken("port", "unknown_value", message, "write a number from 0 to 65535");
+    }
+    port
+}
+
+fn security(spec: &mut Reader<'_>) -> SecurityModel {
+    let remedy = "write XFP, SECURE or INSECURE";
+    match spec.text("securityModel") {
+        Some("XFP") => SecurityModel::Xfp,
+        Some("SECURE") => SecurityModel::Secure,
+        Some("INSECURE") => SecurityModel::Insecure,
+        None => {
+            let message = "is missing; XFP is taken".to_owned();
+            spec.find("securityModel", (Severity::Notice, "no_effect"), message, remedy);
+            SecurityModel::Xfp
+        }
+        Some(other) => {
+            spec.broken("securityModel", "unknown_value", format!("`{other}` cannot be meant"), remedy);
+            SecurityModel::Insecure
+        }
+    }
+}
+
+/// Trusted proxies in front.
+fn depth(spec: &mut Reader<'_>) -> u32 {
+    let depth = spec.int("l7Depth").unwrap_or(0);
+    u32::try_from(depth).unwrap_or_else(|_out_of_range| {
+        spec.broken("l7Depth", "unknown_value", format!("{depth} cannot be meant"), "write 0 or more");
+        0
+    })
+}
+
 /// TLS and PROXY protocol of `protocol` or `protocolStack`.
 fn protocol(spec: &mut Reader<'_>) -> (bool, bool) {
     let stack = spec.texts("protocolStack");
     let single = spec.text("protocol");
     if let Some(stack) = stack {
         if stack.contains(&"UDP") {
-            spec.broken("protocolStack", "unsupported_field", "HTTP/3 (UDP) is not supported yet".to_owned(), "leave UDP out");
+            spec.broken(
+                "protocolStack",
+                "unsupported_field",
+                "HTTP/3 (UDP) is not supported yet".to_owned(),
+                "leave UDP out",
+            );
         }
         return (stack.contains(&"TLS"), stack.contains(&"PROXY"));
     }
@@ -101,15 +144,30 @@ fn protocol(spec: &mut Reader<'_>) -> (bool, bool) {
         Some("HTTPPROXY") => (false, true),
         Some("HTTPSPROXY") => (true, true),
         Some(other @ ("TCP" | "TLS" | "UDP")) => {
-            spec.broken("protocol", "unsupported_field", format!("{other} is not supported yet"), "write HTTP or HTTPS");
+            spec.broken(
+                "protocol",
+                "unsupported_field",
+                format!("{other} is not supported yet"),
+                "write HTTP or HTTPS",
+            );
             (false, false)
         }
         Some(other) => {
-            spec.broken("protocol", "unknown_value", format!("`{other}` cannot be meant"), "write HTTP, HTTPS, HTTPPROXY or HTTPSPROXY");
+            spec.broken(
+                "protocol",
+                "unknown_value",
+                format!("`{other}` cannot be meant"),
+                "write HTTP, HTTPS, HTTPPROXY or HTTPSPROXY",
+            );
             (false, false)
         }
         None => {
-            spec.broken("protocol", "unknown_value", "is missing, and so is `protocolStack`".to_owned(), "write HTTP or HTTPS");
+            spec.broken(
+                "protocol",
+                "unknown_value",
+                "is missing, and so is `protocolStack`".to_owned(),
+                "write HTTP or HTTPS",
+            );
             (false, false)
         }
     }
@@ -124,7 +182,12 @@ fn binding(spec: &mut Reader<'_>, document: &Document, hosts: &[CompiledHost]) -
                 Some("ALL") => true,
                 Some("SELF") | None => false,
                 Some(other) => {
-                    namespace.broken("from", "unknown_value", format!("`{other}` cannot be meant"), "write SELF or ALL");
+                    namespace.broken(
+                        "from",
+                        "unknown_value",
+                        format!("`{other}` cannot be meant"),
+                        "write SELF or ALL",
+                    );
                     false
                 }
             };
@@ -140,22 +203,35 @@ fn binding(spec: &mut Reader<'_>, document: &Document, hosts: &[CompiledHost]) -
     hosts.iter().enumerate().filter(|(_, host)| is_bound(host)).map(|(index, _)| index).collect()
 }
 
-/// Two Hosts with one hostname on one Listener: one of them would decide the policy.
-fn duplicates(compiler: &mut Compiler<'_>, document: &Document, hosts: &[CompiledHost], bound: &[usize]) {
-    let mut seen: HashMap<&HostGlob, &CompiledHost> = HashMap::new();
+/// Two Hosts with one hostname on one Listener: one of them would decide the policy. Named at the second one.
+fn duplicates(
+    compiler: &mut Compiler<'_>,
+    documents: &[&Document],
+    hosts: &[CompiledHost],
+    (listener, bound): (&str, &[usize]),
+) {
+    let mut first: HashMap<&HostGlob, &CompiledHost> = HashMap::new();
+    let mut second: HashMap<&str, &CompiledHost> = HashMap::new();
     for host in bound.iter().filter_map(|index| hosts.get(*index)) {
-        if let Some(first) = seen.insert(&host.plan.hostname, host) {
-            let mut spec = Reader::spec(document);
-            let message = format!(
-                "Hosts {} and {} both have hostname {}; the first decides",
-                first.plan.name,
-                host.plan.name,
-                host.plan.hostname.text()
-            );
-            spec.find("hostBinding", Severity::Warning, "duplicate_host", message, "bind them to different Listeners by selector");
-            let found = spec.finish().0.into_iter().filter(|finding| finding.code == "duplicate_host");
-            compiler.findings.extend(found);
+        match first.entry(&host.plan.hostname) {
+            Entry::Occupied(first) => drop(second.insert(&host.plan.name, first.get())),
+            Entry::Vacant(free) => drop(free.insert(host)),
         }
+    }
+    if second.is_empty() {
+        return;
+    }
+    for document in of_kind(documents, "Host") {
+        let object = &document.object;
+        let name = format!("{}/{}", object.namespace, object.name);
+        let Some(first) = second.get(&*name) else { continue };
+        let hostname = first.plan.hostname.text();
+        let message =
+            format!("Host {} has the hostname {hostname} on {listener} too; it decides", first.plan.name);
+        let mut spec = Reader::spec(document);
+        let remedy = "bind them to different Listeners by hostBinding, or remove one";
+        spec.find("hostname", (Severity::Warning, "duplicate_host"), message, remedy);
+        compiler.findings.extend(spec.abandon());
     }
 }
 

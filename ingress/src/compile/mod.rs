@@ -1,12 +1,21 @@
 //! Compile: documents to a plan and a report; pure. The same for the running proxy, `check`, `explain` and conditions.
 
 mod addresses;
+mod attach;
+mod codes;
+pub mod conditions;
 mod context;
+mod edits;
+mod guard;
 mod host;
 mod listener;
 mod mapping;
+mod matching;
 mod module;
+mod origination;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,7 +32,9 @@ use crate::{
     report::{Finding, Report, Severity},
 };
 use addresses::Addresses;
+pub use codes::CODES;
 use context::Contexts;
+use guard::Guards;
 use module::Module;
 
 /// Everything that decides, besides the documents.
@@ -68,6 +79,7 @@ pub(crate) struct Compiler<'a> {
     pub(crate) contexts: Contexts<'a>,
     pub(crate) addresses: Addresses<'a>,
     pub(crate) module: Module,
+    pub(crate) guards: Guards,
     pub(crate) findings: Vec<Finding>,
     clusters: Vec<ClusterPlan>,
     by_key: HashMap<TransportKey, usize>,
@@ -94,16 +106,18 @@ impl Compiler<'_> {
 
 /// Compiles everything. One bad resource never stops another.
 pub fn compile(input: &Input<'_>) -> (Plan, Report) {
-    let ours = ours(input.documents, input.settings);
     let mut findings = Vec::new();
-    let module = Module::read(&ours, &mut findings);
-    let contexts = Contexts::read(&ours, input.settings, &module, &mut findings);
+    let ours = guard::readable(ours(input.documents, input.settings), &mut findings);
+    let mut guards = Guards::read(&ours, &mut findings);
+    let module = Module::read(&ours, &mut guards, &mut findings);
+    let contexts = Contexts::read(&ours, &module, &mut findings);
     let mut compiler = Compiler {
         settings: input.settings,
         keys: input.keys,
         contexts,
         addresses: Addresses::read(&ours, &input.settings.resolve),
         module,
+        guards,
         findings,
         clusters: Vec::new(),
         by_key: HashMap::new(),
@@ -111,10 +125,13 @@ pub fn compile(input: &Input<'_>) -> (Plan, Report) {
     };
     let mappings = mapping::compile(&mut compiler, &ours);
     let hosts = host::compile(&mut compiler, &ours, &mappings);
+    attach::unattached(&mut compiler, &ours, &mappings, &hosts);
     let listeners = listener::compile(&mut compiler, &ours, &hosts);
     let mut findings = compiler.findings;
     findings.extend(input.errors.iter().map(source_finding));
-    findings.sort_by(|a, b| (&a.origin, a.line, &a.field, &a.message).cmp(&(&b.origin, b.line, &b.field, &b.message)));
+    findings.sort_by(|a, b| {
+        (&a.origin, a.line, &a.field, &a.message).cmp(&(&b.origin, b.line, &b.field, &b.message))
+    });
     findings.dedup();
     let plan = Plan {
         listeners,
@@ -127,10 +144,10 @@ pub fn compile(input: &Input<'_>) -> (Plan, Report) {
 
 /// The key material that the documents name: what the keyring has to have before a compile.
 pub fn wants(documents: &[Arc<Document>], settings: &CompileSettings) -> BTreeSet<KeyRef> {
-    let ours = ours(documents, settings);
     let mut ignored = Vec::new();
-    let module = Module::read(&ours, &mut ignored);
-    let mut wanted = Contexts::read(&ours, settings, &module, &mut ignored).wants();
+    let ours = guard::readable(ours(documents, settings), &mut ignored);
+    let module = Module::read(&ours, &mut Guards::default(), &mut ignored);
+    let mut wanted = Contexts::read(&ours, &module, &mut ignored).wants();
     wanted.extend(host::wants(&ours, settings, &module));
     wanted
 }
@@ -139,9 +156,12 @@ pub fn wants(documents: &[Arc<Document>], settings: &CompileSettings) -> BTreeSe
 fn ours<'a>(documents: &'a [Arc<Document>], settings: &CompileSettings) -> Vec<&'a Document> {
     let mine = |document: &&'a Arc<Document>| {
         let own = !settings.single_namespace || *document.object.namespace == *settings.namespace;
-        own && (&*document.object.kind.group != "getambassador.io" || has_id(document, &settings.ambassador_id))
+        own && (&*document.object.kind.group != "getambassador.io"
+            || has_id(document, &settings.ambassador_id))
     };
-    documents.iter().filter(mine).map(|document| &**document).collect()
+    let mut ours: Vec<&Document> = documents.iter().filter(mine).map(|document| &**document).collect();
+    ours.sort_by(|a, b| a.origin.cmp(&b.origin));
+    ours
 }
 
 fn has_id(document: &Document, id: &str) -> bool {
@@ -159,8 +179,11 @@ fn has_id(document: &Document, id: &str) -> bool {
 /// Documents of one of our kinds.
 pub(crate) fn of_kind<'a>(documents: &[&'a Document], kind: &str) -> Vec<&'a Document> {
     let group = |document: &Document| &*document.object.kind.group == "getambassador.io";
-    let mut found: Vec<_> =
-        documents.iter().copied().filter(|document| &*document.object.kind.kind == kind && group(document)).collect();
+    let mut found: Vec<_> = documents
+        .iter()
+        .copied()
+        .filter(|document| &*document.object.kind.kind == kind && group(document))
+        .collect();
     found.sort_by(|a, b| (&a.object, &a.origin).cmp(&(&b.object, &b.origin)));
     found
 }

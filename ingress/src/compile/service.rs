@@ -31,7 +31,8 @@ impl ServiceText {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let authority = authority.rsplit('@').next().unwrap_or_default();
         let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
-            let (host, tail) = rest.split_once(']').ok_or_else(|| format!("`{text}` has no closing bracket"))?;
+            let (host, tail) =
+                rest.split_once(']').ok_or_else(|| format!("`{text}` has no closing bracket"))?;
             let plain = host.split("%25").next().unwrap_or_default();
             plain.parse::<Ipv6Addr>().map_err(|_not_ipv6| format!("`[{host}]` is not an IPv6 address"))?;
             let port = match tail.strip_prefix(':') {
@@ -53,8 +54,19 @@ impl ServiceText {
         if !host.chars().all(allowed) {
             return Err(format!("`{host}` is not a host name"));
         }
-        let port = port.map(|port| port.parse::<u16>().map_err(|_no_port| format!("`{port}` is not a port"))).transpose()?;
+        let port = port
+            .map(|port| port.parse::<u16>().map_err(|_no_port| format!("`{port}` is not a port")))
+            .transpose()?;
         Ok(Self { scheme, host: host.to_ascii_lowercase(), port: port.filter(|port| *port != 0) })
+    }
+
+    /// Host and port as they stand in a URL.
+    pub(crate) fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match self.port {
+            Some(port) => format!("{host}:{port}"),
+            None => host,
+        }
     }
 
     /// The host with the namespace of the Mapping, where a name is bare.
@@ -68,7 +80,9 @@ fn parse_scheme(scheme: &str) -> Result<Scheme, String> {
     match scheme.to_ascii_lowercase().as_str() {
         "http" => Ok(Scheme::Http),
         "https" => Ok(Scheme::Https),
-        _ => Err(format!("`{scheme}://` is not a scheme that can be meant; write http:// or https://, and `grpc: true` for gRPC")),
+        _ => Err(format!(
+            "`{scheme}://` is not a scheme that can be meant; write http:// or https://, and `grpc: true` for gRPC"
+        )),
     }
 }
 
@@ -98,9 +112,28 @@ mod tests {
             ("_svc", None, "_svc", None),
         ];
         for (text, scheme, host, port) in table {
-            assert_eq!(ServiceText::parse(text), Ok(ServiceText { scheme, host: host.to_owned(), port }), "{text}");
+            assert_eq!(
+                ServiceText::parse(text),
+                Ok(ServiceText { scheme, host: host.to_owned(), port }),
+                "{text}"
+            );
         }
-        for bad in ["ftp://svc", "grpc://svc", "h2c://svc", "svc:abc", "svc:80.invalid", "svc:70000", "svc:-1", "svc:443:443", "::1", "[::1", "", "https://", "[x]", "a b"] {
+        for bad in [
+            "ftp://svc",
+            "grpc://svc",
+            "h2c://svc",
+            "svc:abc",
+            "svc:80.invalid",
+            "svc:70000",
+            "svc:-1",
+            "svc:443:443",
+            "::1",
+            "[::1",
+            "",
+            "https://",
+            "[x]",
+            "a b",
+        ] {
             assert!(ServiceText::parse(bad).is_err(), "{bad}");
         }
     }

@@ -30,8 +30,7 @@ impl<'a> Reader<'a> {
     }
 
     fn new(document: &'a Document, node: Option<&'a Node>, path: String) -> Self {
-        let mut reader =
-            Self { document, node, path, known: Vec::new(), findings: Vec::new(), broken: None };
+        let mut reader = Self { document, node, path, known: Vec::new(), findings: Vec::new(), broken: None };
         if let Some(node) = node.filter(|node| !matches!(node.value, Value::Map(_))) {
             reader.wrong_type(node, "", "an object");
         }
@@ -39,13 +38,13 @@ impl<'a> Reader<'a> {
     }
 
     /// A reader of an object below this one; take it back with [`Reader::merge`].
-    pub fn child(&mut self, field: &'static str) -> Option<Reader<'a>> {
+    pub fn child(&mut self, field: &'static str) -> Option<Self> {
         let node = self.node(field)?;
         Some(Self::new(self.document, Some(node), self.at(field)))
     }
 
     /// Takes over what a child found.
-    pub fn merge(&mut self, child: Reader<'a>) {
+    pub fn merge(&mut self, child: Self) {
         let (findings, broken) = child.finish();
         self.findings.extend(findings);
         self.broken = self.broken.take().or(broken);
@@ -99,7 +98,12 @@ impl<'a> Reader<'a> {
         match u64::try_from(number) {
             Ok(millis) => Some(std::time::Duration::from_millis(millis)),
             Err(_negative) => {
-                self.broken(field, "unknown_value", format!("{number} is negative"), "write milliseconds, 0 or more");
+                self.broken(
+                    field,
+                    "unknown_value",
+                    format!("{number} is negative"),
+                    "write milliseconds, 0 or more",
+                );
                 None
             }
         }
@@ -138,13 +142,24 @@ impl<'a> Reader<'a> {
         for field in fields {
             if self.node(field).is_some() {
                 let message = "is not supported yet and has no effect".to_owned();
-                self.find(field, Severity::Warning, "unsupported_field", message, "remove it, or keep it for later");
+                self.find(
+                    field,
+                    (Severity::Warning, "unsupported_field"),
+                    message,
+                    "remove it, or keep it for later",
+                );
             }
         }
     }
 
     /// A finding about a field.
-    pub fn find(&mut self, field: &str, severity: Severity, code: &'static str, message: String, remedy: &str) {
+    pub fn find(
+        &mut self,
+        field: &str,
+        (severity, code): (Severity, &'static str),
+        message: String,
+        remedy: &str,
+    ) {
         let node = self.node.and_then(|node| node.get(field).or(Some(node)));
         self.findings.push(Finding {
             origin: self.document.origin.clone(),
@@ -160,23 +175,34 @@ impl<'a> Reader<'a> {
 
     /// An error that makes the whole resource unusable.
     pub fn broken(&mut self, field: &str, code: &'static str, message: String, remedy: &str) {
-        self.find(field, Severity::Error, code, message.clone(), remedy);
-        let message = format!("{}: {message}", self.at(field));
-        self.broken.get_or_insert(Broken { code, message });
+        let first = Broken { code, message: format!("{}: {message}", self.at(field)) };
+        self.find(field, (Severity::Error, code), message, remedy);
+        self.broken.get_or_insert(first);
     }
 
     /// Unknown fields are reported; gives the findings and the first error that makes the resource unusable.
     pub fn finish(mut self) -> (Vec<Finding>, Option<Broken>) {
-        let names: Vec<&str> = self.node.map(Node::fields).unwrap_or_default().iter().map(|(name, _)| &**name).collect();
+        let names: Vec<&str> =
+            self.node.map(Node::fields).unwrap_or_default().iter().map(|(name, _)| &**name).collect();
         for name in names {
             if self.known.contains(&name) {
                 continue;
             }
             let close = self.known.iter().find(|known| is_close(known, name));
             let remedy = close.map_or("remove it".to_owned(), |known| format!("did you mean `{known}`?"));
-            self.find(name, Severity::Warning, "unknown_field", "is not a field of this kind".to_owned(), &remedy);
+            self.find(
+                name,
+                (Severity::Warning, "unknown_field"),
+                "is not a field of this kind".to_owned(),
+                &remedy,
+            );
         }
         (self.findings, self.broken)
+    }
+
+    /// The findings so far, for a reader that has not looked at every field.
+    pub fn abandon(self) -> Vec<Finding> {
+        self.findings
     }
 
     fn at(&self, field: &str) -> String {

@@ -1,0 +1,133 @@
+//! What a Mapping changes (emissary.md 2.3): path and header fields.
+
+use http::{HeaderName, HeaderValue};
+use proxy::message::{Edits, HeaderEdit, PathEdit};
+use resource::Node;
+
+use super::mapping::substitution;
+use crate::{kind::Reader, plan::PathMatch, report::Severity};
+
+/// Header fields that every Mapping removes and adds unless it says otherwise (Module `defaults.httpmapping`).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeaderDefaults {
+    remove_request: Vec<HeaderName>,
+    add_request: Vec<HeaderEdit>,
+    remove_response: Vec<HeaderName>,
+    add_response: Vec<HeaderEdit>,
+}
+
+impl HeaderDefaults {
+    pub(super) fn read(spec: &mut Reader<'_>) -> Self {
+        Self {
+            remove_request: removed(spec, "remove_request_headers").unwrap_or_default(),
+            add_request: added(spec, "add_request_headers").unwrap_or_default(),
+            remove_response: removed(spec, "remove_response_headers").unwrap_or_default(),
+            add_response: added(spec, "add_response_headers").unwrap_or_default(),
+        }
+    }
+}
+
+/// Path and header edits. `prefix_len`: the length of a prefix that `rewrite` swaps; otherwise it replaces the whole path.
+pub(super) fn edits(
+    spec: &mut Reader<'_>,
+    prefix_len: Option<usize>,
+    path: &PathMatch,
+    defaults: &HeaderDefaults,
+) -> Edits {
+    Edits {
+        path: path_edit(spec, prefix_len, path),
+        authority: None,
+        remove_request: removed(spec, "remove_request_headers")
+            .unwrap_or_else(|| defaults.remove_request.clone()),
+        add_request: added(spec, "add_request_headers").unwrap_or_else(|| defaults.add_request.clone()),
+        remove_response: removed(spec, "remove_response_headers")
+            .unwrap_or_else(|| defaults.remove_response.clone()),
+        add_response: added(spec, "add_response_headers").unwrap_or_else(|| defaults.add_response.clone()),
+    }
+}
+
+fn path_edit(spec: &mut Reader<'_>, prefix_len: Option<usize>, path: &PathMatch) -> PathEdit {
+    let by_regex = spec.child("regex_rewrite").and_then(|mut child| {
+        let pair = substitution(&mut child);
+        spec.merge(child);
+        pair
+    });
+    // `rewrite: ""` and `rewrite: null` mean "leave it"; absent means "/".
+    let rewrite = match spec.raw("rewrite") {
+        None => Some("/"),
+        Some(_) => spec.text("rewrite").filter(|text| !text.is_empty()),
+    };
+    if let Some((pattern, substitution)) = by_regex {
+        if rewrite.is_some() && spec.raw("rewrite").is_some() {
+            let message = "has no effect beside `regex_rewrite`".to_owned();
+            spec.find("rewrite", (Severity::Notice, "no_effect"), message, "remove it");
+        }
+        return PathEdit::Regex { pattern, substitution };
+    }
+    if let Some(text) = rewrite.filter(|text| !text.starts_with('/')) {
+        let message = format!("`{text}` does not start with a slash");
+        spec.broken("rewrite", "unknown_value", message, "write a path, or \"\" for no rewrite");
+    }
+    let same = |text: &str| match path {
+        PathMatch::Prefix { text: own, case_sensitive } | PathMatch::Exact { text: own, case_sensitive } => {
+            *case_sensitive && **own == *text
+        }
+        PathMatch::Regex(_) => false,
+    };
+    match (rewrite, prefix_len) {
+        (None, _) => PathEdit::Keep,
+        (Some(text), _) if same(text) => PathEdit::Keep,
+        (Some(text), Some(len)) => PathEdit::Prefix { len, with: text.into() },
+        (Some(text), None) => PathEdit::Replace(text.into()),
+    }
+}
+
+/// Names of a list, or of one text; `None` where nothing is written.
+fn removed(spec: &mut Reader<'_>, field: &'static str) -> Option<Vec<HeaderName>> {
+    let mut read = Vec::new();
+    for name in spec.texts(field)? {
+        match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(name) => read.push(name),
+            Err(_bad) => {
+                let message = format!("`{name}` is not a header name");
+                spec.broken(field, "unknown_value", message, "letters, digits and dashes");
+            }
+        }
+    }
+    Some(read)
+}
+
+/// Fields with their values; `None` where nothing is written. Values are secrets: they never stand in a finding.
+fn added(spec: &mut Reader<'_>, field: &'static str) -> Option<Vec<HeaderEdit>> {
+    spec.node(field)?;
+    let mut read = Vec::new();
+    for (name, node) in spec.map(field) {
+        let value = node.as_text().or_else(|| node.get("value").and_then(Node::as_text));
+        let append = node.get("append").map_or(Some(true), Node::as_bool);
+        let (Some(value), Some(append)) = (value, append) else {
+            let message =
+                format!("{name}: has no text `value`, or an `append` that is neither true nor false");
+            spec.broken(field, "wrong_type", message, "write {value: text, append: true}");
+            continue;
+        };
+        if value.replace("%%", "").contains('%') {
+            let message = format!("{name}: Envoy's %...% variables are not supported yet");
+            spec.broken(field, "unsupported_field", message, "write %% for a percent sign");
+            continue;
+        }
+        let plain = value.replace("%%", "%");
+        let Some(name) = HeaderName::from_bytes(name.as_bytes()).ok() else {
+            let message = format!("`{name}` is not a header name");
+            spec.broken(field, "unknown_value", message, "letters, digits and dashes");
+            continue;
+        };
+        match HeaderValue::from_str(&plain) {
+            Ok(value) => read.push(HeaderEdit { name, value, append }),
+            Err(_secret) => {
+                let message = format!("{name}: the value is not a valid header value");
+                spec.broken(field, "unknown_value", message, "no control characters");
+            }
+        }
+    }
+    Some(read)
+}

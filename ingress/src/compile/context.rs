@@ -144,6 +144,9 @@ impl<'a> Contexts<'a> {
         if let Some((name, other)) = text.rsplit_once('.')
             && let Some(found) = self.by_key.get(&(other, name))
         {
+            if !settings.one_tenant && other != namespace && other != settings.namespace {
+                return Err(format!("TLSContext `{name}` is in namespace {other}, which lends it to nobody"));
+            }
             return Ok((Arc::clone(found), None));
         }
         let elsewhere = self.namespaces.get(text).map(Vec::as_slice).unwrap_or_default();

@@ -41,7 +41,31 @@ pub(crate) fn compile(
             listeners.push(listener);
         }
     }
+    unserved_ports(compiler, documents, hosts, &ports);
     listeners
+}
+
+/// A Host's additional port is served by the Listener on it; without one it is not.
+fn unserved_ports(
+    compiler: &mut Compiler<'_>,
+    documents: &[&Document],
+    hosts: &[CompiledHost],
+    ports: &HashMap<u16, Arc<str>>,
+) {
+    let unserved = |host: &&CompiledHost| host.additional_port.is_some_and(|port| !ports.contains_key(&port));
+    if !hosts.iter().any(|host| unserved(&host)) {
+        return;
+    }
+    for document in of_kind(documents, "Host") {
+        let port =
+            document.root.at("spec.requestPolicy.insecure.additionalPort").and_then(resource::Node::as_int);
+        let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| !ports.contains_key(port));
+        let Some(port) = port else { continue };
+        let mut spec = Reader::spec(document);
+        let message = format!("additionalPort {port} has no Listener and is not served");
+        spec.find("requestPolicy", (Severity::Warning, "no_effect"), message, "add a Listener on this port");
+        compiler.findings.extend(spec.abandon());
+    }
 }
 
 fn one(

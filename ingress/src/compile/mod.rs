@@ -19,12 +19,13 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher as _, RandomState},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use proxy::upstream::TransportKey;
 use resource::{Document, SourceError};
+use smallvec::SmallVec;
 
 use crate::{
     keyring::{KeyRef, Keys},
@@ -82,15 +83,21 @@ pub(crate) struct Compiler<'a> {
     pub(crate) guards: Guards,
     pub(crate) findings: Vec<Finding>,
     clusters: Vec<ClusterPlan>,
-    by_key: HashMap<TransportKey, usize>,
+    /// Clusters by the hash of their key: a key is large, and is kept once.
+    by_key: HashMap<u64, SmallVec<[usize; 1]>>,
+    hasher: RandomState,
     names: BTreeMap<Arc<str>, usize>,
 }
 
 impl Compiler<'_> {
     /// The index of a cluster; one for each key.
     pub(crate) fn cluster(&mut self, mut cluster: ClusterPlan) -> usize {
-        if let Some(known) = self.by_key.get(&cluster.key) {
-            return *known;
+        let hash = self.hasher.hash_one(&cluster.key);
+        let same = |index: &usize| self.clusters.get(*index).is_some_and(|known| known.key == cluster.key);
+        let known =
+            self.by_key.get(&hash).and_then(|indices| indices.iter().copied().find(|index| same(index)));
+        if let Some(known) = known {
+            return known;
         }
         let index = self.clusters.len();
         let count = self.names.entry(Arc::clone(&cluster.name)).or_default();
@@ -98,7 +105,7 @@ impl Compiler<'_> {
         if *count > 1 {
             cluster.name = format!("{}-{count}", cluster.name).into();
         }
-        self.by_key.insert(cluster.key.clone(), index);
+        self.by_key.entry(hash).or_default().push(index);
         self.clusters.push(cluster);
         index
     }
@@ -121,6 +128,7 @@ pub fn compile(input: &Input<'_>) -> (Plan, Report) {
         findings,
         clusters: Vec::new(),
         by_key: HashMap::new(),
+        hasher: RandomState::new(),
         names: BTreeMap::new(),
     };
     let mappings = mapping::compile(&mut compiler, &ours);

@@ -60,6 +60,12 @@ impl ServiceText {
         Ok(Self { scheme, host: host.to_ascii_lowercase(), port: port.filter(|port| *port != 0) })
     }
 
+    /// The host with the namespace of the Mapping, where a name is bare.
+    pub(crate) fn qualified(&self, namespace: &str, own: &str) -> String {
+        let bare = !self.host.contains(['.', ':']) && self.host != "localhost";
+        if bare && namespace != own { format!("{}.{namespace}", self.host) } else { self.host.clone() }
+    }
+
     /// Host and port as they stand in a URL.
     pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -67,12 +73,6 @@ impl ServiceText {
             Some(port) => format!("{host}:{port}"),
             None => host,
         }
-    }
-
-    /// The host with the namespace of the Mapping, where a name is bare.
-    pub(crate) fn qualified(&self, namespace: &str, own: &str) -> String {
-        let bare = !self.host.contains(['.', ':']) && self.host != "localhost";
-        if bare && namespace != own { format!("{}.{namespace}", self.host) } else { self.host.clone() }
     }
 }
 

@@ -187,7 +187,8 @@ fn listeners() {
         + &listener("e", "port: 4\nsecurityModel: XFP")
         + &listener("f", "port: 5\nprotocol: HTTP\nsecurityModel: MAYBE")
         + &host("h", "requestPolicy: {insecure: {action: Route}}")
-        + &host("other/h", "hostname: o\nrequestPolicy: {insecure: {action: Route}}");
+        + &host("other/h", "hostname: o\nrequestPolicy: {insecure: {action: Route, additionalPort: 9}}")
+        + &host("other/i", "hostname: i\nrequestPolicy: {insecure: {action: Route, additionalPort: 1}}");
     let (plan, report) = usual(&yaml);
     let names: Vec<_> = plan.listeners.iter().map(|listener| &*listener.name).collect();
     assert_eq!(names, ["default/a", "default/c"]);
@@ -201,9 +202,11 @@ fn listeners() {
         "error unsupported_field spec.protocol",
         "error unknown_value spec.protocol",
         "error unknown_value spec.securityModel",
+        "warning no_effect spec.requestPolicy",
     ] {
         assert!(has(&report, row), "{row}: {:?}", rows(&report));
     }
+    assert_eq!(report.findings.iter().filter(|finding| finding.code == "no_effect").count(), 1);
 }
 
 #[test]

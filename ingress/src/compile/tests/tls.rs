@@ -264,8 +264,10 @@ fn contexts_are_found_near_first() {
         assert!(has(&report, finding), "{text}: {:?}", rows(&report));
     }
     let strict = super::CompileSettings { one_tenant: false, ..settings() };
-    let yaml = mapping("shop/m", "prefix: /\nservice: svc\ntls: up") + &far();
-    assert_eq!(outcome(&compiled(&yaml, &keys, &strict).0, "shop/m"), "503 tls_context_missing");
+    for text in ["up", "up.team"] {
+        let yaml = mapping("shop/m", &format!("prefix: /\nservice: svc\ntls: {text}")) + &far();
+        assert_eq!(outcome(&compiled(&yaml, &keys, &strict).0, "shop/m"), "503 tls_context_missing");
+    }
 }
 
 #[test]

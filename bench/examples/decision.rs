@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // With stderr gone there is nobody to tell.
-            let _ = writeln!(io::stderr(), "decision: {error:#}");
+            let _unwritable = writeln!(io::stderr(), "decision: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -48,7 +48,8 @@ fn run() -> anyhow::Result<()> {
     let table = table(shape, count)?;
     let conn = connection(&table)?;
     // Spread over the whole table: first, last and what lies between.
-    let requests: Vec<_> = (0..decisions).map(|turn| shape.request(turn * (count - 1) / (decisions - 1).max(1))).collect();
+    let requests: Vec<_> =
+        (0..decisions).map(|turn| shape.request(turn * (count - 1) / (decisions - 1).max(1))).collect();
     let forwarded = decide_all(&table, &conn, &requests);
     ensure!(forwarded == decisions, "{forwarded} of {decisions} requests found a Mapping");
     Ok(())

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let (Some(shape), Some(count)) = (shape, count) else {
         let names = Shape::ALL.map(Shape::name).join("|");
         // With stderr gone there is nobody to tell.
-        let _ = writeln!(io::stderr(), "usage: make-mappings {names} COUNT");
+        let _unwritable = writeln!(io::stderr(), "usage: make-mappings {names} COUNT");
         return ExitCode::from(2);
     };
     match io::stdout().write_all(shape.manifests(count).as_bytes()) {

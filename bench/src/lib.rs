@@ -68,7 +68,10 @@ impl Shape {
             Self::Prefixes => ("shop.example.com".to_owned(), format!("/service-{index:05}/orders/17")),
             Self::Hostnames | Self::Hosts => (format!("h{index:05}.example.com"), "/orders/17".to_owned()),
             Self::Patterns => ("shop.example.com".to_owned(), format!("/service-{index:05}/17")),
-            Self::Mixed => (format!("h{:03}.example.com", index / 5 % 200), format!("/service-{:05}/orders/17", index / 5)),
+            Self::Mixed => (
+                format!("h{:03}.example.com", index / 5 % 200),
+                format!("/service-{:05}/orders/17", index / 5),
+            ),
         }
     }
 }
@@ -78,7 +81,10 @@ impl FromStr for Shape {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let names = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|shape| shape.name() == name).ok_or_else(|| format!("`{name}` is none of {}", names()))
+        Self::ALL
+            .into_iter()
+            .find(|shape| shape.name() == name)
+            .ok_or_else(|| format!("`{name}` is none of {}", names()))
     }
 }
 

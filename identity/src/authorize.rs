@@ -28,14 +28,17 @@ impl FromStr for IdPattern {
 
     /// Reads `spiffe://td/a/*/b` or `spiffe://td/ns/**`. The trust domain may be written in upper case.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("`{text}` {why}; write spiffe://<trust domain>/<path>, `*` for one segment, `**` last");
+        let wrong = |why: &str| {
+            format!("`{text}` {why}; write spiffe://<trust domain>/<path>, `*` for one segment, `**` last")
+        };
         let rest = text.strip_prefix("spiffe://").ok_or_else(|| wrong("is not a SPIFFE ID"))?;
         let (domain, path) = rest.split_once('/').ok_or_else(|| wrong("has no path"))?;
         let domain = domain.to_ascii_lowercase();
         let literal = path.replace("**", "x").replace('*', "x");
         parse_peer_id(&format!("spiffe://{domain}/{literal}")).map_err(|error| wrong(&error.to_string()))?;
         if !path.contains('*') {
-            let id = SpiffeId::new(format!("spiffe://{domain}/{path}")).map_err(|error| wrong(&error.to_string()))?;
+            let id = SpiffeId::new(format!("spiffe://{domain}/{path}"))
+                .map_err(|error| wrong(&error.to_string()))?;
             return Ok(Self::Exact(id));
         }
         let mut segments: Vec<String> = path.split('/').map(str::to_owned).collect();
@@ -130,7 +133,8 @@ pub struct Denied {
 
 impl Denied {
     /// Every code, for documentation tests.
-    pub const CODES: &'static [&'static str] = &["peer_no_certificate", "peer_id_mismatch", "peer_name_mismatch"];
+    pub const CODES: &'static [&'static str] =
+        &["peer_no_certificate", "peer_id_mismatch", "peer_name_mismatch"];
 }
 
 impl PeerRule {
@@ -148,7 +152,10 @@ impl PeerRule {
                 let id = spiffe_id(peer)?;
                 let own = own_trust_domain(source).ok_or_else(|| Denied {
                     code: "identity_unavailable",
-                    message: format!("the rule is our own trust domain, but {} has no SVID now", source.name()),
+                    message: format!(
+                        "the rule is our own trust domain, but {} has no SVID now",
+                        source.name()
+                    ),
                 })?;
                 let meant = id.is_member_of(&own) && !is_reserved(id);
                 if meant { Ok(()) } else { Err(mismatch(id, &format!("a workload of {own}"))) }
@@ -165,10 +172,14 @@ impl fmt::Display for PeerRule {
             Self::Anyone => f.write_str("anyone"),
             Self::Spiffe { ids, trust_domains } => {
                 let ids = ids.iter().map(ToString::to_string);
-                f.write_str(&join(ids.chain(trust_domains.iter().map(|td| format!("spiffe://{td}/**"))).collect()))
+                f.write_str(&join(
+                    ids.chain(trust_domains.iter().map(|td| format!("spiffe://{td}/**"))).collect(),
+                ))
             }
             Self::OwnTrustDomain(_) => f.write_str("a workload of our own trust domain"),
-            Self::Names(names) => f.write_str(&join(names.iter().map(|name| name.to_str().into_owned()).collect())),
+            Self::Names(names) => {
+                f.write_str(&join(names.iter().map(|name| name.to_str().into_owned()).collect()))
+            }
         }
     }
 }
@@ -245,7 +256,18 @@ mod tests {
 
     #[test]
     fn bad_patterns_are_refused() {
-        for bad in ["", "td/a", "spiffe://td", "spiffe://td/", "spiffe://*/a", "spiffe://td/**/a", "spiffe://td/a*", "spiffe://td/a/b**", "spiffe://td/a//b", "spiffe://td/***"] {
+        for bad in [
+            "",
+            "td/a",
+            "spiffe://td",
+            "spiffe://td/",
+            "spiffe://*/a",
+            "spiffe://td/**/a",
+            "spiffe://td/a*",
+            "spiffe://td/a/b**",
+            "spiffe://td/a//b",
+            "spiffe://td/***",
+        ] {
             assert!(bad.parse::<IdPattern>().is_err(), "{bad}");
         }
     }

@@ -79,7 +79,9 @@ mod tests {
 
     #[test]
     fn id1_scheme_trust_domain_query_and_fragment() {
-        for bad in ["https://td/x", "spiffe:///x", "spiffe://td/x?y", "spiffe://td/x#y", "", "td/x", "SPIFFE://td/x"] {
+        for bad in
+            ["https://td/x", "spiffe:///x", "spiffe://td/x?y", "spiffe://td/x#y", "", "td/x", "SPIFFE://td/x"]
+        {
             assert_eq!(parse_peer_id(bad), Err(IdError::Form), "{bad}");
         }
     }
@@ -120,7 +122,10 @@ mod tests {
     #[test]
     fn id6_upper_case_is_refused_from_peers_and_paths_keep_their_case() {
         assert_eq!(parse_peer_id("spiffe://EXAMPLE.ORG/c"), Err(IdError::TrustDomain));
-        assert_ne!(parse_peer_id("spiffe://td/C").expect("valid"), parse_peer_id("spiffe://td/c").expect("valid"));
+        assert_ne!(
+            parse_peer_id("spiffe://td/C").expect("valid"),
+            parse_peer_id("spiffe://td/c").expect("valid")
+        );
     }
 
     #[test]

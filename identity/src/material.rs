@@ -91,7 +91,9 @@ impl Credential {
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             rustls_pki_types::pem::Error::NoItemsFound => Problem::new(
                 "secret_no_key",
-                format!("{what} has no usable private key; it must be unencrypted PEM (PKCS#8, PKCS#1 or SEC1)"),
+                format!(
+                    "{what} has no usable private key; it must be unencrypted PEM (PKCS#8, PKCS#1 or SEC1)"
+                ),
             ),
             _ => Problem::new("bad_key", format!("the private key of {what} is not PEM")),
         })?;
@@ -106,7 +108,10 @@ impl Credential {
         now: SystemTime,
     ) -> Result<Self, Problem> {
         let key = any_supported_type(key).map_err(|_details_may_name_bytes| {
-            Problem::new("bad_key", format!("the private key of {what} is not RSA, ECDSA or Ed25519, or is malformed"))
+            Problem::new(
+                "bad_key",
+                format!("the private key of {what} is not RSA, ECDSA or Ed25519, or is malformed"),
+            )
         })?;
         let facts = LeafFacts::read(what, chain.first())?;
         facts.check(what, now)?;
@@ -145,11 +150,15 @@ impl LeafFacts {
     fn read(what: &str, leaf: Option<&CertificateDer<'_>>) -> Result<Self, Problem> {
         let parsed = leaf.and_then(|leaf| parse(leaf));
         let Some(cert) = parsed else {
-            return Err(Problem::new("bad_certificate", format!("the first certificate of {what} is not X.509")));
+            return Err(Problem::new(
+                "bad_certificate",
+                format!("the first certificate of {what} is not X.509"),
+            ));
         };
-        let dev = cert.extensions().iter().any(|extension| {
-            extension.oid.iter().is_some_and(|arcs| arcs.eq(DEV_OID.iter().copied()))
-        });
+        let dev = cert
+            .extensions()
+            .iter()
+            .any(|extension| extension.oid.iter().is_some_and(|arcs| arcs.eq(DEV_OID.iter().copied())));
         Ok(Self {
             spiffe_id: leaf::spiffe_id(&cert).ok(),
             serial: serial(&cert),
@@ -163,15 +172,18 @@ impl LeafFacts {
     fn check(&self, what: &str, now: SystemTime) -> Result<(), Problem> {
         let serial = &self.serial;
         if self.is_ca {
-            let message = format!("certificate {serial} of {what} is a CA; a workload needs a leaf certificate");
+            let message =
+                format!("certificate {serial} of {what} is a CA; a workload needs a leaf certificate");
             return Err(Problem::new("certificate_is_ca", message));
         }
         if self.not_after <= now {
-            let message = format!("certificate {serial} of {what} expired at {}; renew it", rfc3339(self.not_after));
+            let message =
+                format!("certificate {serial} of {what} expired at {}; renew it", rfc3339(self.not_after));
             return Err(Problem::new("certificate_expired", message));
         }
         if self.not_before > now + SKEW {
-            let message = format!("certificate {serial} of {what} is not valid before {}", rfc3339(self.not_before));
+            let message =
+                format!("certificate {serial} of {what} is not valid before {}", rfc3339(self.not_before));
             return Err(Problem::new("certificate_not_yet_valid", message));
         }
         Ok(())
@@ -209,12 +221,14 @@ impl Bundle {
 
 /// Revocation lists from PEM (`X509 CRL` blocks).
 pub fn crls_from_pem(what: &str, pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Problem> {
-    let bad = || Problem::new("crl_unusable", format!("{what} holds no valid PEM revocation list (X509 CRL)"));
+    let bad =
+        || Problem::new("crl_unusable", format!("{what} holds no valid PEM revocation list (X509 CRL)"));
     let lists = CertificateRevocationListDer::pem_slice_iter(pem)
         .take(MAX_CERTIFICATES)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_not_pem| bad())?;
-    let parse = |crl: &CertificateRevocationListDer<'_>| webpki::OwnedCertRevocationList::from_der(crl).is_ok();
+    let parse =
+        |crl: &CertificateRevocationListDer<'_>| webpki::OwnedCertRevocationList::from_der(crl).is_ok();
     if lists.is_empty() || !lists.iter().all(parse) { Err(bad()) } else { Ok(lists) }
 }
 
@@ -285,7 +299,10 @@ pub(crate) fn time(at: x509_parser::time::ASN1Time) -> SystemTime {
 
 /// `2026-11-24T08:00:00Z`
 pub fn rfc3339(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at).map_or_else(|_out_of_range| "a time out of range".to_owned(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    jiff::Timestamp::try_from(at).map_or_else(
+        |_out_of_range| "a time out of range".to_owned(),
+        |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )
 }
 
 /// Subject key identifier of an authority, for choosing anchors.

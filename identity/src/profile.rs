@@ -12,8 +12,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use crate::{
-    Bundle, Credential, PeerId, PeerRule, Problem, Source, SourceStatus, Trust, VerifyFailure,
-    provider,
+    Bundle, Credential, PeerId, PeerRule, Problem, Source, SourceStatus, Trust, VerifyFailure, provider,
     source::Dependent,
     verify::{PeerVerifier, Role, TrustInput},
 };
@@ -127,7 +126,6 @@ pub struct ServerTls {
     pub generation: u64,
 }
 
-
 /// A hot client configuration. `current` is loaded once for each handshake.
 #[derive(Debug)]
 pub struct ClientProfile {
@@ -164,7 +162,8 @@ impl ClientProfile {
     /// Builds from the sources' present states and follows them from now on. A source that is still pending gives a
     /// profile that answers its problem until the source delivers.
     pub fn new(spec: ClientSpec) -> Arc<Self> {
-        let profile = Arc::new(Self { spec, live: ArcSwap::from_pointee(Live::nothing()), building: Mutex::new(0) });
+        let profile =
+            Arc::new(Self { spec, live: ArcSwap::from_pointee(Live::nothing()), building: Mutex::new(0) });
         let dependent: Arc<dyn Dependent> = Arc::<Self>::clone(&profile);
         let spec = &profile.spec;
         follow(&dependent, [spec.identity.as_ref(), spec.verify.source(), spec.crl.as_ref()]);
@@ -283,7 +282,9 @@ impl ServerProfile {
     /// required.
     pub fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<Option<Arc<PeerId>>, VerifyFailure> {
         match chain {
-            None | Some([]) if self.spec.client_auth == ClientAuth::Required => Err(VerifyFailure::NoCertificate),
+            None | Some([]) if self.spec.client_auth == ClientAuth::Required => {
+                Err(VerifyFailure::NoCertificate)
+            }
             None | Some([]) => Ok(None),
             Some(chain) => identify(self.live.load().verifier.as_ref(), chain, Role::Client).map(Some),
         }
@@ -418,10 +419,11 @@ fn not_expired(credential: &Credential, source: &Source) -> Result<(), Problem> 
 type TrustInputs = (TrustInput, Vec<CertificateRevocationListDer<'static>>);
 
 fn trust_inputs(verify: &Verify, crl: Option<&Arc<Source>>) -> Result<TrustInputs, Problem> {
-    let crls = match crl.map(|source| material(source)).transpose()?.as_ref().and_then(|held| held.trust.clone()) {
-        Some(trust) => trust.crls(),
-        None => Vec::new(),
-    };
+    let crls =
+        match crl.map(|source| material(source)).transpose()?.as_ref().and_then(|held| held.trust.clone()) {
+            Some(trust) => trust.crls(),
+            None => Vec::new(),
+        };
     let input = match verify {
         Verify::Nothing => TrustInput::Nothing,
         Verify::System => TrustInput::Roots(provider::system_roots()?),

@@ -96,7 +96,9 @@ impl Keyring {
         self.held.retain(|key, _| wanted.contains(key));
         let secrets: HashMap<(&str, &str), &Arc<Document>> = documents
             .iter()
-            .filter(|document| &*document.object.kind.kind == "Secret" && document.object.kind.group.is_empty())
+            .filter(|document| {
+                &*document.object.kind.kind == "Secret" && document.object.kind.group.is_empty()
+            })
             .map(|document| ((&*document.object.namespace, &*document.object.name), document))
             .collect();
         for key in wanted {
@@ -141,7 +143,9 @@ impl Keyring {
     /// A deletion's grace is running: the program must look again soon.
     pub fn in_grace(&self) -> bool {
         self.held.values().any(|held| match held {
-            Held::Secret { gone_since, source, .. } => gone_since.is_some() && source.state().material.is_some(),
+            Held::Secret { gone_since, source, .. } => {
+                gone_since.is_some() && source.state().material.is_some()
+            }
             Held::Files(files) => files.source().state().problem.is_some(),
         })
     }
@@ -151,7 +155,11 @@ fn update_secret(
     what: &str,
     usage: Usage,
     document: Option<&Arc<Document>>,
-    (source, held, gone_since): (&Arc<Source>, &mut Option<BTreeMap<String, Vec<u8>>>, &mut Option<SystemTime>),
+    (source, held, gone_since): (
+        &Arc<Source>,
+        &mut Option<BTreeMap<String, Vec<u8>>>,
+        &mut Option<SystemTime>,
+    ),
     now: SystemTime,
 ) {
     let report = |problem: Problem| {
@@ -202,7 +210,9 @@ impl Keys for Keyring {
                 Err(Problem::new("identity_pending", format!("{} was not read yet", key.source_ref())))
             }
             (None, _, Some(problem)) => Err(problem.clone()),
-            (None, _, None) => Err(Problem::new("identity_unavailable", format!("{} is empty", key.source_ref()))),
+            (None, _, None) => {
+                Err(Problem::new("identity_unavailable", format!("{} is empty", key.source_ref())))
+            }
         }
     }
 

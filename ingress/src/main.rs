@@ -33,8 +33,12 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     let control = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     let status = match cli.command {
         Command::Run(args) => serve(&args, &env)?,
-        Command::Check(args) => command::check::run(&args, &DecisionSettings::new(&args.decision, &env)?, &mut out)?,
-        Command::Explain(args) => command::explain::run(&args, &DecisionSettings::new(&args.decision, &env)?, &mut out)?,
+        Command::Check(args) => {
+            command::check::run(&args, &DecisionSettings::new(&args.decision, &env)?, &mut out)?
+        }
+        Command::Explain(args) => {
+            command::explain::run(&args, &DecisionSettings::new(&args.decision, &env)?, &mut out)?
+        }
         #[cfg(feature = "demo")]
         Command::Demo(args) => {
             app::init_logging("warn", Some(false)).map_err(UsageError)?;
@@ -61,7 +65,8 @@ fn serve(args: &RunArgs, env: &dyn Fn(&str) -> Option<String>) -> anyhow::Result
     let settings = IngressSettings::new(args, env)?;
     let form = args.common.log_format.map(|form| form == LogForm::Json);
     app::init_logging(&args.common.log_level, form).map_err(UsageError)?;
-    let control = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("control").build()?;
+    let control =
+        tokio::runtime::Builder::new_current_thread().enable_all().thread_name("control").build()?;
     control.block_on(async {
         let termination = Termination::new()?;
         match App::start(settings).await {

@@ -378,7 +378,10 @@ impl HostGlob {
     /// Whether some name is meant by both (emissary.md 3.1).
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Any, _) | (_, Self::Any) | (Self::Suffix(_), Self::Prefix(_)) | (Self::Prefix(_), Self::Suffix(_)) => true,
+            (Self::Any, _)
+            | (_, Self::Any)
+            | (Self::Suffix(_), Self::Prefix(_))
+            | (Self::Prefix(_), Self::Suffix(_)) => true,
             (Self::Exact(name), glob) | (glob, Self::Exact(name)) => glob.matches(name),
             (Self::Suffix(a), Self::Suffix(b)) => a.ends_with(&**b) || b.ends_with(&**a),
             (Self::Prefix(a), Self::Prefix(b)) => a.starts_with(&**b) || b.starts_with(&**a),

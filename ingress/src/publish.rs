@@ -32,7 +32,8 @@ impl Publisher {
     /// Builds the table of a plan. What is in use by the table before and is still meant is taken over as it is.
     pub fn table(&mut self, plan: Plan, keys: &Keyring) -> (Arc<Table>, Vec<Arc<Cluster>>) {
         let clusters: Vec<_> = plan.clusters.iter().map(|cluster| self.cluster(cluster, keys)).collect();
-        let profiles = plan.hosts.iter().map(|host| host.tls.as_ref().and_then(|tls| self.server(tls, keys))).collect();
+        let profiles =
+            plan.hosts.iter().map(|host| host.tls.as_ref().and_then(|tls| self.server(tls, keys))).collect();
         let parts = TableParts { clusters: clusters.clone(), profiles };
         (Arc::new(Table::build(plan, parts)), clusters)
     }
@@ -138,6 +139,8 @@ fn rule(plan: &RulePlan, keys: &Keyring) -> PeerRule {
             PeerRule::Spiffe { ids: ids.clone(), trust_domains: trust_domains.clone() }
         }
         RulePlan::OwnTrustDomain(name) => PeerRule::OwnTrustDomain(source(name, keys)),
-        RulePlan::Names(names) => PeerRule::Names(names.iter().filter_map(|name| identity::server_name(name)).collect()),
+        RulePlan::Names(names) => {
+            PeerRule::Names(names.iter().filter_map(|name| identity::server_name(name)).collect())
+        }
     }
 }

@@ -156,8 +156,11 @@ mod tests {
     fn every_variant_has_its_origin_retry_and_status() {
         use Origin::{Downstream, Upstream, Us};
         let (upstream_name, message) = (String::new(), String::new());
-        let connect =
-            Error::Connect { upstream: upstream_name.clone(), reason: Reason::CONNECT_TIMEOUT, message: message.clone() };
+        let connect = Error::Connect {
+            upstream: upstream_name.clone(),
+            reason: Reason::CONNECT_TIMEOUT,
+            message: message.clone(),
+        };
         let identity = Error::Identity { upstream: upstream_name, reason: Reason::IDENTITY_PENDING, message };
         let late = |reason| Error::Timeout { reason, after: Duration::from_secs(1) };
         let refused = Reason::UPSTREAM_REFUSED_CERTIFICATE;
@@ -179,7 +182,11 @@ mod tests {
             (Error::Limit(Reason::OVERFLOW), Us, Retry::Never, 503),
         ];
         for (error, origin, retry, status) in table {
-            assert_eq!((error.origin(), error.retry(), error.status().as_u16()), (origin, retry, status), "{error:?}");
+            assert_eq!(
+                (error.origin(), error.retry(), error.status().as_u16()),
+                (origin, retry, status),
+                "{error:?}"
+            );
         }
     }
 }

@@ -181,7 +181,11 @@ pub struct Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { next: AtomicU64::new(0), standing: Mutex::default(), shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
+        Self {
+            next: AtomicU64::new(0),
+            standing: Mutex::default(),
+            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+        }
     }
 }
 
@@ -415,7 +419,8 @@ mod tests {
     async fn a_recheck_wakes_a_waiting_connection() {
         let registry = Registry::new();
         let entry = registry.register(Facts::new(Role::Downstream, "a".into()));
-        let (received, _) = tokio::join!(entry.ordered(), async { registry.order(&Order::Recheck, |_| true) });
+        let (received, _) =
+            tokio::join!(entry.ordered(), async { registry.order(&Order::Recheck, |_| true) });
         assert_eq!(received, Received::Recheck);
     }
 

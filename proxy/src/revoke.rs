@@ -19,7 +19,12 @@ pub fn sweep(registry: &Registry) -> usize {
         let order = Order::Drain { reason: Reason::TRUST_REMOVED, deadline: CUT_AFTER };
         let count = registry.order(&order, |facts| presented.is(facts));
         let peer = presented.peer.as_ref().and_then(|peer| peer.spiffe_id.as_ref()).map(ToString::to_string);
-        tracing::warn!(reason = broken.code(), peer, connections = count, "trust removed: draining connections");
+        tracing::warn!(
+            reason = broken.code(),
+            peer,
+            connections = count,
+            "trust removed: draining connections"
+        );
         drained += count;
     }
     drained

@@ -151,7 +151,10 @@ pub struct HttpPolicy {
 
 /// A worker's handle on the published table: made once for each table, cloned by requests, bodies and records.
 #[derive(Debug)]
-#[allow(clippy::redundant_allocation, reason = "requests count on the worker's Rc; the table's own count is shared by threads")]
+#[allow(
+    clippy::redundant_allocation,
+    reason = "requests count on the worker's Rc; the table's own count is shared by threads"
+)]
 pub struct View<R>(Rc<Arc<R>>);
 
 impl<R> View<R> {

@@ -62,7 +62,9 @@ pub(crate) async fn connection<R: Router>(
     } else {
         match worker.view().accept(&meta, None) {
             Accept::Plain => plain(worker, stream, meta, entry, spec.layer).await,
-            Accept::Passthrough(decision) => tcp::serve(worker, stream, Arc::new(meta), entry, Some(decision)).await,
+            Accept::Passthrough(decision) => {
+                tcp::serve(worker, stream, Arc::new(meta), entry, Some(decision)).await
+            }
             Accept::Terminate(_) | Accept::Refuse(_) => {}
         }
     }

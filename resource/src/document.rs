@@ -60,7 +60,10 @@ pub struct Document {
 impl fmt::Debug for Document {
     /// Without the contents: they may be a Secret's.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Document").field("object", &self.object).field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("Document")
+            .field("object", &self.object)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -178,13 +181,19 @@ pub fn secret_data(document: &Document) -> Result<BTreeMap<String, Vec<u8>>, (u3
             values.insert(name.to_string(), Vec::new());
             continue;
         }
-        let text = node.as_text().ok_or_else(|| (node.line, format!("data.{name} is {}, not text", node.kind())))?;
+        let text =
+            node.as_text().ok_or_else(|| (node.line, format!("data.{name} is {}, not text", node.kind())))?;
         let text: String = text.split_ascii_whitespace().collect();
         let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-        values.insert(name.to_string(), decoded.map_err(|_secret| (node.line, format!("data.{name} is not base64")))?);
+        values.insert(
+            name.to_string(),
+            decoded.map_err(|_secret| (node.line, format!("data.{name} is not base64")))?,
+        );
     }
     for (name, node) in document.root.get("stringData").map(Node::fields).unwrap_or_default() {
-        let text = node.as_text().ok_or_else(|| (node.line, format!("stringData.{name} is {}, not text", node.kind())))?;
+        let text = node
+            .as_text()
+            .ok_or_else(|| (node.line, format!("stringData.{name} is {}, not text", node.kind())))?;
         values.insert(name.to_string(), text.as_bytes().to_vec());
     }
     Ok(values)

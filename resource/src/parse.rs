@@ -23,7 +23,11 @@ const MAX_DEPTH: usize = 64;
 
 /// Reads every document of a text; `List` kinds are taken apart. The second part names single documents that are wrong;
 /// `Err`: the text is no YAML, and nothing of it counts.
-pub fn parse(path: &Arc<PathBuf>, text: &str, default_namespace: &str) -> Result<(Vec<Document>, Vec<SourceError>), SourceError> {
+pub fn parse(
+    path: &Arc<PathBuf>,
+    text: &str,
+    default_namespace: &str,
+) -> Result<(Vec<Document>, Vec<SourceError>), SourceError> {
     let error = |line: u32, message: String, remedy: &str| SourceError {
         path: Some(Arc::clone(path)),
         line,
@@ -34,7 +38,8 @@ pub fn parse(path: &Arc<PathBuf>, text: &str, default_namespace: &str) -> Result
     let roots = Builder::default().build(text).map_err(|Broken { line, message }| {
         error(line, message, "mend the YAML; until then the documents that were read before stay in use")
     })?;
-    let mut reader = Reader { path, default_namespace, names: HashMap::new(), documents: Vec::new(), errors: Vec::new() };
+    let mut reader =
+        Reader { path, default_namespace, names: HashMap::new(), documents: Vec::new(), errors: Vec::new() };
     for root in roots {
         if let Err((line, message)) = reader.take(root) {
             reader.errors.push(error(line, message, "give it apiVersion, kind and metadata.name"));
@@ -187,7 +192,10 @@ impl Builder {
     fn put(&mut self, node: Node, anchor: usize) -> Result<(), Broken> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(Broken { line: node.line, message: format!("more than {MAX_NODES} values in one file") });
+            return Err(Broken {
+                line: node.line,
+                message: format!("more than {MAX_NODES} values in one file"),
+            });
         }
         if anchor != 0 {
             let size = Size::of(&node);
@@ -207,7 +215,8 @@ impl Builder {
         self.copied.nodes += size.nodes;
         self.copied.bytes += size.bytes;
         if self.copied.nodes > MAX_COPIED_NODES || self.copied.bytes > MAX_COPIED_BYTES {
-            let message = format!("aliases copy more than {MAX_COPIED_NODES} values or {MAX_COPIED_BYTES} bytes");
+            let message =
+                format!("aliases copy more than {MAX_COPIED_NODES} values or {MAX_COPIED_BYTES} bytes");
             return Err(Broken { line, message });
         }
         if self.open.len() + size.depth > MAX_DEPTH {
@@ -226,7 +235,10 @@ fn merge(mut fields: Vec<(Box<str>, Node)>) -> Result<Vec<(Box<str>, Node)>, Bro
     for source in sources {
         let kind = source.kind();
         let Value::Map(added) = source.value else {
-            return Err(Broken { line: source.line, message: format!("a merge key that is {kind}, not an object") });
+            return Err(Broken {
+                line: source.line,
+                message: format!("a merge key that is {kind}, not an object"),
+            });
         };
         fields.extend(added.into_iter().filter(|(name, _)| names.insert(name.clone())));
     }
@@ -304,9 +316,12 @@ impl Reader<'_> {
         }
         let at = root.line;
         let text = |path: &str| root.at(path).and_then(Node::as_text);
-        let api_version = text("apiVersion").ok_or_else(|| (at, "a document without apiVersion".to_owned()))?;
+        let api_version =
+            text("apiVersion").ok_or_else(|| (at, "a document without apiVersion".to_owned()))?;
         let kind = text("kind").ok_or_else(|| (at, "a document without kind".to_owned()))?;
-        if kind.ends_with("List") && matches!(root.get("items").map(|items| &items.value), Some(Value::List(_))) {
+        if kind.ends_with("List")
+            && matches!(root.get("items").map(|items| &items.value), Some(Value::List(_)))
+        {
             // `MappingList`: what the API answers leaves the items' own kind out.
             let item_kind = kind.strip_suffix("List").unwrap_or_default().to_owned();
             let api_version = api_version.to_owned();
@@ -334,8 +349,10 @@ impl Reader<'_> {
         let name = text("metadata.name").ok_or_else(|| (at, format!("a {kind} without metadata.name")))?;
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let labels = root.at("metadata.labels").map(Node::fields).unwrap_or_default();
-        let labels: BTreeMap<String, String> =
-            labels.iter().filter_map(|(name, node)| Some((name.to_string(), node.as_text()?.to_owned()))).collect();
+        let labels: BTreeMap<String, String> = labels
+            .iter()
+            .filter_map(|(name, node)| Some((name.to_string(), node.as_text()?.to_owned())))
+            .collect();
         let namespace = text("metadata.namespace").unwrap_or(self.default_namespace);
         let object = ObjectRef {
             kind: Kind { group: self.name(group), kind: self.name(kind) },
@@ -375,12 +392,24 @@ mod tests {
 
     #[test]
     fn text_stays_text() {
-        let (documents, _) = read("apiVersion: v1\nkind: X\nmetadata: {name: a}\nv: [yes, on, y, 1.10, \"1\", true, -5, 0x1f, ~]\n");
+        let (documents, _) = read(
+            "apiVersion: v1\nkind: X\nmetadata: {name: a}\nv: [yes, on, y, 1.10, \"1\", true, -5, 0x1f, ~]\n",
+        );
         let values = documents[0].root.get("v").expect("v").items();
         let texts: Vec<_> = values.iter().map(|node| (node.kind(), node.as_text().unwrap_or("-"))).collect();
         assert_eq!(
             texts,
-            [("text", "yes"), ("text", "on"), ("text", "y"), ("a number", "1.10"), ("text", "1"), ("a boolean", "true"), ("a number", "-5"), ("text", "0x1f"), ("nothing", "-")]
+            [
+                ("text", "yes"),
+                ("text", "on"),
+                ("text", "y"),
+                ("a number", "1.10"),
+                ("text", "1"),
+                ("a boolean", "true"),
+                ("a number", "-5"),
+                ("text", "0x1f"),
+                ("nothing", "-")
+            ]
         );
     }
 
@@ -403,7 +432,8 @@ mod tests {
 
     #[test]
     fn anchors_merge_and_bombs_end() {
-        let (documents, _) = read("apiVersion: v1\nkind: X\nmetadata: {name: a}\nbase: &b {x: 1, y: 2}\nv: {<<: *b, y: 3}\n");
+        let (documents, _) =
+            read("apiVersion: v1\nkind: X\nmetadata: {name: a}\nbase: &b {x: 1, y: 2}\nv: {<<: *b, y: 3}\n");
         assert_eq!(documents[0].root.at("v.x").and_then(Node::as_int), Some(1));
         assert_eq!(documents[0].root.at("v.y").and_then(Node::as_int), Some(3));
         let level = |level: u32| {

@@ -109,9 +109,14 @@ impl Entries {
                 return Err(wrong(format!("socket `{}` must be a plain file name", entry.socket)));
             }
             if entry.lifetime().is_none_or(|ttl| ttl < MIN_TTL) {
-                return Err(wrong(format!("ttl `{}` is not a duration of at least 1s; write 60s, 10m or 1h", entry.ttl)));
+                return Err(wrong(format!(
+                    "ttl `{}` is not a duration of at least 1s; write 60s, 10m or 1h",
+                    entry.ttl
+                )));
             }
-            if let Some(selector) = entry.selectors.iter().find(|selector| Selector::parse(selector).is_none()) {
+            if let Some(selector) =
+                entry.selectors.iter().find(|selector| Selector::parse(selector).is_none())
+            {
                 return Err(wrong(format!("selector `{selector}` is not unix:uid:N or unix:gid:N")));
             }
         }

@@ -50,20 +50,28 @@ impl JwtKey {
     pub(crate) fn issue(&self, spiffe_id: &str, audience: &[String], now: SystemTime) -> Option<String> {
         let seconds = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
         let header = json!({ "alg": "ES256", "kid": self.kid, "typ": "JWT" });
-        let claims = json!({ "sub": spiffe_id, "aud": audience, "iat": seconds, "exp": seconds + TTL.as_secs() });
+        let claims =
+            json!({ "sub": spiffe_id, "aud": audience, "iat": seconds, "exp": seconds + TTL.as_secs() });
         let signed = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));
         let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).ok()?;
         Some(format!("{signed}.{}", BASE64.encode(signature.as_ref())))
     }
 
     /// The claims of a token of ours for this audience (J-1 to J-6), or what is wrong with it.
-    pub(crate) fn validate(&self, token: &str, audience: &str, now: SystemTime) -> Result<Value, &'static str> {
+    pub(crate) fn validate(
+        &self,
+        token: &str,
+        audience: &str,
+        now: SystemTime,
+    ) -> Result<Value, &'static str> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err("the token is too large");
         }
         let (signed, signature) = token.rsplit_once('.').ok_or("the token is not a compact JWS")?;
         let (header, claims) = signed.split_once('.').ok_or("the token is not a compact JWS")?;
-        let json = |part: &str| BASE64.decode(part).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let json = |part: &str| {
+            BASE64.decode(part).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+        };
         let header = json(header).ok_or("the header is not JSON")?;
         if header.get("alg") != Some(&json!("ES256")) || header.get("kid") != Some(&json!(self.kid)) {
             return Err("the token is not signed by a key of this trust domain");
@@ -77,7 +85,8 @@ impl JwtKey {
         if claims.get("exp").and_then(Value::as_u64).is_none_or(|exp| exp <= seconds) {
             return Err("the token has expired");
         }
-        let meant = claims.get("aud").and_then(Value::as_array).is_some_and(|aud| aud.contains(&json!(audience)));
+        let meant =
+            claims.get("aud").and_then(Value::as_array).is_some_and(|aud| aud.contains(&json!(audience)));
         if meant { Ok(claims) } else { Err("the token is not for this audience") }
     }
 }

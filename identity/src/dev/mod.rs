@@ -72,7 +72,8 @@ impl Authority {
     /// The bundle: concatenated DER of the trusted CAs.
     pub(crate) fn bundle(&self) -> Vec<u8> {
         let trusted = self.entries.trusted();
-        let der = trusted.iter().filter_map(|number| self.cas.get(number)).map(|ca| ca.certificate().as_ref());
+        let der =
+            trusted.iter().filter_map(|number| self.cas.get(number)).map(|ca| ca.certificate().as_ref());
         der.collect::<Vec<_>>().concat()
     }
 }
@@ -125,7 +126,12 @@ impl DevAuthority {
     /// Socket of each entry, by SPIFFE ID, in the order of the entries.
     pub fn sockets(&self) -> Vec<(String, PathBuf)> {
         let state = self.state.borrow();
-        state.entries.entries.iter().map(|entry| (entry.spiffe_id.clone(), self.folder.join(&entry.socket))).collect()
+        state
+            .entries
+            .entries
+            .iter()
+            .map(|entry| (entry.spiffe_id.clone(), self.folder.join(&entry.socket)))
+            .collect()
     }
 
     /// Makes a certificate by the CA that signs now, for peers that speak no Workload API.
@@ -180,12 +186,15 @@ fn bind(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
     let io = |source: io::Error| Error::Io { what: format!("listen on {}", path.display()), source };
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            let message = format!("{} is there and is not a socket; choose another `socket` name", path.display());
+            let message =
+                format!("{} is there and is not a socket; choose another `socket` name", path.display());
             return Err(Error::Setting(message));
         }
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_somebody_listens) => return Err(io(io::Error::from(io::ErrorKind::AddrInUse))),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(io)?,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).map_err(io)?
+            }
             Err(error) => return Err(io(error)),
         }
     }

@@ -47,7 +47,13 @@ impl Anchors {
     pub(super) fn new(authorities: &[CertificateDer<'static>]) -> Self {
         // Expiry is judged at use; everything else makes an authority useless for good.
         let ever = SystemTime::UNIX_EPOCH;
-        Self(authorities.iter().filter(|der| unusable_authority(der, ever).is_none()).filter_map(Anchor::new).collect())
+        Self(
+            authorities
+                .iter()
+                .filter(|der| unusable_authority(der, ever).is_none())
+                .filter_map(Anchor::new)
+                .collect(),
+        )
     }
 
     /// Anchors whose name issued a certificate of the chain, those named by key identifier first.
@@ -62,7 +68,8 @@ impl Anchors {
             return Candidates::Unusable;
         }
         let named = |anchor: &Anchor| {
-            anchor.key_id.is_some() && chain.iter().any(|cert| authority_key_id(cert) == anchor.key_id.as_deref())
+            anchor.key_id.is_some()
+                && chain.iter().any(|cert| authority_key_id(cert) == anchor.key_id.as_deref())
         };
         fitting.sort_by_key(|anchor| !named(anchor));
         fitting.truncate(MAX_CANDIDATES);
@@ -72,7 +79,8 @@ impl Anchors {
     /// Whether the URI constraints of the anchor that ended a path permit these hosts.
     pub(super) fn permits(&self, used: &TrustAnchor<'_>, hosts: &[&str]) -> bool {
         let same = |anchor: &&Anchor| {
-            anchor.anchor.subject_public_key_info == used.subject_public_key_info && anchor.anchor.subject == used.subject
+            anchor.anchor.subject_public_key_info == used.subject_public_key_info
+                && anchor.anchor.subject == used.subject
         };
         self.0.iter().find(same).is_some_and(|anchor| hosts.iter().all(|host| anchor.uris.permit(host)))
     }
@@ -104,7 +112,9 @@ impl UriConstraints {
         let mut read = Self::default();
         let mut only_uris = true;
         for extension in cert.extensions() {
-            let ParsedExtension::NameConstraints(constraints) = extension.parsed_extension() else { continue };
+            let ParsedExtension::NameConstraints(constraints) = extension.parsed_extension() else {
+                continue;
+            };
             let lists = [(&constraints.permitted_subtrees, true), (&constraints.excluded_subtrees, false)];
             for (subtrees, permitted) in lists {
                 for subtree in subtrees.iter().flatten() {

@@ -16,8 +16,11 @@ const URI_TAG: u32 = 6;
 pub(crate) fn uri_names<'a>(cert: &X509Certificate<'a>) -> Result<Vec<&'a [u8]>, VerifyFailure> {
     let malformed = |_not_der| VerifyFailure::Malformed;
     let mut names = Vec::new();
-    for extension in cert.extensions().iter().filter(|extension| extension.oid == OID_X509_EXT_SUBJECT_ALT_NAME) {
-        let (rest, sequence) = Sequence::from_der(extension.value).map_err(|_not_der| VerifyFailure::Malformed)?;
+    for extension in
+        cert.extensions().iter().filter(|extension| extension.oid == OID_X509_EXT_SUBJECT_ALT_NAME)
+    {
+        let (rest, sequence) =
+            Sequence::from_der(extension.value).map_err(|_not_der| VerifyFailure::Malformed)?;
         if !rest.is_empty() {
             return Err(VerifyFailure::Malformed);
         }

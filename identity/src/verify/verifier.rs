@@ -9,7 +9,9 @@ use std::{
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key},
+    crypto::{
+        CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+    },
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{
@@ -90,12 +92,16 @@ impl PeerVerifier {
         let mode = match trust {
             TrustInput::Nothing => Mode::Nothing,
             TrustInput::Roots(bundle) => Mode::Roots(anchors(bundle)),
-            TrustInput::Spiffe(bundles) => {
-                Mode::Spiffe(bundles.iter().map(|(domain, bundle)| (domain.clone(), anchors(bundle))).collect())
-            }
+            TrustInput::Spiffe(bundles) => Mode::Spiffe(
+                bundles.iter().map(|(domain, bundle)| (domain.clone(), anchors(bundle))).collect(),
+            ),
             TrustInput::SpiffeRoots(bundle, domains) => Mode::SpiffeRoots(anchors(bundle), domains.clone()),
         };
-        let crls = crls.iter().filter_map(|crl| OwnedCertRevocationList::from_der(crl).ok()).map(Into::into).collect();
+        let crls = crls
+            .iter()
+            .filter_map(|crl| OwnedCertRevocationList::from_der(crl).ok())
+            .map(Into::into)
+            .collect();
         Self { mode, crls, client_auth, provider: crate::provider::provider(), cache: ChainCache::default() }
     }
 
@@ -139,14 +145,7 @@ impl PeerVerifier {
         let (anchors, spiffe_id) = self.anchors_for(first)?;
         let path = Path { leaf, intermediates, parsed: &parsed, spiffe: spiffe_id.is_some() };
         let not_after = self.build_path(anchors, &path, role, now)?;
-        Ok(PeerId {
-            spiffe_id,
-            verified: true,
-            chain: owned(chain),
-            hash,
-            serial: serial(first),
-            not_after,
-        })
+        Ok(PeerId { spiffe_id, verified: true, chain: owned(chain), hash, serial: serial(first), not_after })
     }
 
     /// The anchors of the leaf's own trust domain, chosen before anything is verified.
@@ -245,7 +244,11 @@ impl Path<'_> {
 }
 
 /// Our checks on a path that webpki has built: intermediates may sign, and the anchor's URI constraints hold.
-fn check_built(anchors: &Anchors, path: &Path<'_>, built: &webpki::VerifiedPath<'_>) -> Result<(), VerifyFailure> {
+fn check_built(
+    anchors: &Anchors,
+    path: &Path<'_>,
+    built: &webpki::VerifiedPath<'_>,
+) -> Result<(), VerifyFailure> {
     let mut uris = Vec::new();
     if let Some(first) = path.parsed.first() {
         uris.extend(leaf::uri_names(first)?);

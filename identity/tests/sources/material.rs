@@ -108,7 +108,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(uri: &str, grace: Duration) -> Self {
-        let api = WorkloadApi::new(uri.parse().expect("uri"), identity::SourceRef::new(format!("spiffe:{uri}")), grace);
+        let api = WorkloadApi::new(
+            uri.parse().expect("uri"),
+            identity::SourceRef::new(format!("spiffe:{uri}")),
+            grace,
+        );
         let source = Arc::clone(api.source());
         let cancel = CancellationToken::new();
         let task = tokio::spawn(api.run(cancel.clone()));

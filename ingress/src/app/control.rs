@@ -47,7 +47,12 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(settings: &IngressSettings, manifests: Arc<FileSource>, keyring: Keyring, publisher: Publisher) -> Self {
+    pub(super) fn new(
+        settings: &IngressSettings,
+        manifests: Arc<FileSource>,
+        keyring: Keyring,
+        publisher: Publisher,
+    ) -> Self {
         let kind = |group: &str, kind: &str| Kind { group: group.into(), kind: kind.into() };
         let ours = ["Mapping", "TLSContext", "Host", "Listener", "Module"];
         let kinds = ours.iter().map(|name| kind("getambassador.io", name));
@@ -69,15 +74,20 @@ impl Control {
 
     /// Compiles the present documents and makes their table, off the control thread.
     pub(super) async fn build(&mut self) -> Result<(Arc<Table>, Vec<Arc<Cluster>>), tokio::task::JoinError> {
-        let (settings, set, build) = (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
+        let (settings, set, build) =
+            (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
         let control = tokio::runtime::Handle::current();
         let (table, clusters, report, folders) = tokio::task::spawn_blocking(move || {
             let _lookups_run_there = control.enter();
             let build = &mut *build.lock();
             let wanted = wants(&set.documents, &settings);
             build.keyring.update(&wanted, &set.documents, SystemTime::now());
-            let input =
-                Input { documents: &set.documents, errors: &set.errors, keys: &build.keyring, settings: &settings };
+            let input = Input {
+                documents: &set.documents,
+                errors: &set.errors,
+                keys: &build.keyring,
+                settings: &settings,
+            };
             let (plan, report) = compile(&input);
             build.report = report.clone();
             let (table, clusters) = build.publisher.table(plan, &build.keyring);
@@ -102,7 +112,12 @@ impl Control {
     }
 
     /// Follows documents and key material until cancelled.
-    pub(super) async fn run(mut self, server: Arc<Server<Table>>, state: Arc<State>, cancel: CancellationToken) {
+    pub(super) async fn run(
+        mut self,
+        server: Arc<Server<Table>>,
+        state: Arc<State>,
+        cancel: CancellationToken,
+    ) {
         let mut following = tokio::task::JoinSet::new();
         following.spawn(Arc::clone(&self.manifests).run());
         let mut deliveries = self.manifests.watch();
@@ -117,7 +132,6 @@ impl Control {
                     return;
                 }
                 std::future::pending().await
-
             };
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -155,7 +169,8 @@ impl Control {
     /// Looks at certificate files and graces again. A table is only made when a reference became usable or unusable.
     async fn refresh_keys(&mut self, server: &Server<Table>, state: &State) {
         let before = self.usable();
-        let (settings, set, build) = (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
+        let (settings, set, build) =
+            (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
         let refreshed = tokio::task::spawn_blocking(move || {
             let wanted = wants(&set.documents, &settings);
             build.lock().keyring.update(&wanted, &set.documents, SystemTime::now());
@@ -168,8 +183,10 @@ impl Control {
 
     fn usable(&self) -> Vec<(String, bool)> {
         let sources = self.build.lock().keyring.sources();
-        let mut usable: Vec<_> =
-            sources.iter().map(|source| (source.name().to_string(), source.state().material.is_some())).collect();
+        let mut usable: Vec<_> = sources
+            .iter()
+            .map(|source| (source.name().to_string(), source.state().material.is_some()))
+            .collect();
         usable.sort();
         usable
     }

@@ -70,8 +70,13 @@ pub struct App {
 impl App {
     /// Starts everything; returns once it listens. Must run on the control runtime.
     pub async fn start(settings: IngressSettings) -> Result<Self, StartFailure> {
-        let manifests = FileSource::load(&settings.manifests, &settings.decision.namespace)
-            .map_err(|error| StartFailure { status: 2, message: format!("{error}; name a file or folder that can be read") })?;
+        let manifests =
+            FileSource::load(&settings.manifests, &settings.decision.namespace).map_err(|error| {
+                StartFailure {
+                    status: 2,
+                    message: format!("{error}; name a file or folder that can be read"),
+                }
+            })?;
         let observe = Observe::new(settings.access_log);
         let cancel = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
@@ -82,17 +87,24 @@ impl App {
             own: Vec::new(),
         }));
         let clusters = Clusters::new(Some(Resolver::system(tokio::runtime::Handle::current())));
-        let mut control = Control::new(&settings, manifests, Keyring::new(spiffe.clone()), Publisher::new(clusters));
+        let mut control =
+            Control::new(&settings, manifests, Keyring::new(spiffe.clone()), Publisher::new(clusters));
         let (table, in_use) = control.build().await.map_err(StartFailure::new)?;
-        let server = Server::start(settings.server.clone(), Arc::clone(&addresses), Arc::clone(&observe), Arc::clone(&table))
-            .map_err(StartFailure::new)?;
+        let server = Server::start(
+            settings.server.clone(),
+            Arc::clone(&addresses),
+            Arc::clone(&observe),
+            Arc::clone(&table),
+        )
+        .map_err(StartFailure::new)?;
         server.publish(Arc::clone(&table), in_use);
         for opened in server.set_listeners(control::listeners(&table)) {
             opened.map_err(StartFailure::new)?;
         }
         let state = State::new(table, control.outcome(), spiffe, Arc::clone(&observe), Arc::clone(&server));
         state.register_metrics();
-        let bind = |addr| format!("listen on {addr} for admin; choose another address with --admin or --health");
+        let bind =
+            |addr| format!("listen on {addr} for admin; choose another address with --admin or --health");
         let (admin, serving) = admin::serve(settings.admin, Surface::Admin, state.clone())
             .await
             .map_err(|error| StartFailure::new(format!("{}: {error}", bind(settings.admin))))?;
@@ -170,7 +182,8 @@ impl App {
         if let Some(path) = &self.settings.ready_file {
             let named: serde_json::Map<_, _> =
                 listeners.iter().map(|(name, addr)| (name.to_string(), json!(addr.to_string()))).collect();
-            let mut ready = json!({"pid": std::process::id(), "listeners": named, "admin": self.admin.to_string()});
+            let mut ready =
+                json!({"pid": std::process::id(), "listeners": named, "admin": self.admin.to_string()});
             if let (Some(health), Some(fields)) = (self.health, ready.as_object_mut()) {
                 fields.insert("health".to_owned(), json!(health.to_string()));
             }

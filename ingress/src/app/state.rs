@@ -101,7 +101,11 @@ impl State {
         };
         let svids = "End of validity of each own certificate, seconds since 1970";
         self.observe.register(gauge("identity_svid_not_after_seconds", svids, Self::expiries));
-        self.observe.register(gauge("identity_source_up", "1: the source has usable material and no problem", Self::up));
+        self.observe.register(gauge(
+            "identity_source_up",
+            "1: the source has usable material and no problem",
+            Self::up,
+        ));
         self.observe.register(gauge("config_problems", "Findings about resources", Self::problems));
     }
 
@@ -135,7 +139,8 @@ impl State {
             let state = source.state();
             for own in state.material.iter().flat_map(|material| &material.own) {
                 let id = own.spiffe_id.as_ref().map(ToString::to_string).unwrap_or_default();
-                let end = own.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+                let end =
+                    own.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
                 series.push((vec![("source", source.name().to_string()), ("spiffe_id", id)], end));
             }
         }
@@ -148,14 +153,18 @@ impl State {
             let state = source.state();
             let up = state.material.is_some() && state.problem.is_none();
             let code = state.problem.as_ref().map_or("", |problem| problem.code);
-            (vec![("source", source.name().to_string()), ("problem", code.to_owned())], f64::from(u8::from(up)))
+            (
+                vec![("source", source.name().to_string()), ("problem", code.to_owned())],
+                f64::from(u8::from(up)),
+            )
         };
         sources.iter().map(row).collect()
     }
 
     fn problems(&self) -> Vec<Series> {
         let build = self.build.lock();
-        let mut counted: std::collections::BTreeMap<Vec<(&'static str, String)>, f64> = std::collections::BTreeMap::new();
+        let mut counted: std::collections::BTreeMap<Vec<(&'static str, String)>, f64> =
+            std::collections::BTreeMap::new();
         for finding in &build.report.findings {
             let object = finding.object.as_ref();
             let labels = vec![
@@ -193,7 +202,8 @@ impl AdminSource for State {
             .iter()
             .map(|(name, addr)| json!({"name": &**name, "address": addr.to_string()}))
             .collect();
-        let clusters: Vec<_> = build.publisher.clusters().iter().map(|cluster| self::cluster(cluster)).collect();
+        let clusters: Vec<_> =
+            build.publisher.clusters().iter().map(|cluster| self::cluster(cluster)).collect();
         let registry = self.server.registry();
         json!({
             "listeners": listeners,
@@ -232,9 +242,10 @@ fn host(table: &Table, host: &crate::route::HostEntry) -> Value {
         let (action, reason) = match &mapping.outcome {
             Outcome::Forward { .. } => ("forward", None),
             Outcome::Redirect(_) => ("redirect", None),
-            Outcome::Unavailable(unavailable) => {
-                ("unavailable", Some(json!({"reason": unavailable.reason.code(), "message": &*unavailable.message})))
-            }
+            Outcome::Unavailable(unavailable) => (
+                "unavailable",
+                Some(json!({"reason": unavailable.reason.code(), "message": &*unavailable.message})),
+            ),
         };
         json!({"mapping": &*mapping.name, "prefix": &*mapping.prefix, "action": action, "unavailable": reason})
     };
@@ -268,7 +279,11 @@ fn cluster(cluster: &proxy::upstream::Cluster) -> Value {
         })
         .collect();
     let problem = match &*cluster.transport {
-        Transport::Tls(tls) => tls.profile.current().err().map(|problem| json!({"reason": problem.code, "message": &*problem.message})),
+        Transport::Tls(tls) => tls
+            .profile
+            .current()
+            .err()
+            .map(|problem| json!({"reason": problem.code, "message": &*problem.message})),
         Transport::Plain => None,
     };
     json!({"name": &*cluster.name, "endpoints": endpoints, "tls": tls(cluster), "problem": problem})

@@ -7,13 +7,9 @@ use std::{
     time::Duration,
 };
 
-use proxy::{
-    limits::Limits,
-    net::Settings,
-    observe::AccessLog,
-};
+use proxy::{limits::Limits, net::Settings, observe::AccessLog};
 
-use super::{CommonArgs, ResolveRule, RunArgs, common::AccessLogForm, DecisionArgs};
+use super::{CommonArgs, DecisionArgs, ResolveRule, RunArgs, common::AccessLogForm};
 
 /// A setting that cannot be used: exit 2.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +188,9 @@ fn server(args: &CommonArgs, env: Env<'_>) -> Result<Settings, UsageError> {
             stream_idle_timeout: args.stream_idle_timeout.0,
             max_header_bytes: args.max_header_bytes.0,
             max_headers: args.max_headers as usize,
-            max_connections: args.max_connections.map_or_else(connections_from_file_limit, |max| max as usize),
+            max_connections: args
+                .max_connections
+                .map_or_else(connections_from_file_limit, |max| max as usize),
             max_streams: args.max_streams,
             max_resets: args.max_resets as usize,
             max_handshakes: args.max_handshakes as usize,
@@ -252,7 +250,9 @@ fn connections_from_file_limit() -> usize {
         let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
         line.split_whitespace().nth(3)?.parse::<usize>().ok()
     });
-    limit.map_or(Limits::default().max_connections, |files| (files.saturating_sub(KEPT_FOR_THE_REST) / 2).max(16))
+    limit.map_or(Limits::default().max_connections, |files| {
+        (files.saturating_sub(KEPT_FOR_THE_REST) / 2).max(16)
+    })
 }
 
 #[cfg(test)]
@@ -272,12 +272,14 @@ mod tests {
 
     #[test]
     fn emissarys_variables_keep_their_units_and_lose_to_flags() {
-        let env = [("AMBASSADOR_DRAIN_TIME", "600"), ("ENVOY_CONCURRENCY", "3"), ("SELVEDGE_MANIFESTS", "a b")];
+        let env =
+            [("AMBASSADOR_DRAIN_TIME", "600"), ("ENVOY_CONCURRENCY", "3"), ("SELVEDGE_MANIFESTS", "a b")];
         let got = settings(&[], &env).expect("valid");
         assert_eq!(got.server.limits.drain_timeout, Duration::from_secs(600));
         assert_eq!(got.server.workers, 3);
         assert_eq!(got.manifests, [PathBuf::from("a"), PathBuf::from("b")]);
-        let got = settings(&["--drain-timeout", "5s", "--workers", "1", "--manifests", "c d"], &env).expect("valid");
+        let got = settings(&["--drain-timeout", "5s", "--workers", "1", "--manifests", "c d"], &env)
+            .expect("valid");
         assert_eq!(got.server.limits.drain_timeout, Duration::from_secs(5));
         assert_eq!(got.server.workers, 1);
         assert_eq!(got.manifests, [PathBuf::from("c d")]);
@@ -285,7 +287,8 @@ mod tests {
 
     #[test]
     fn a_bad_variable_is_named() {
-        let error = settings(&["--manifests", "x"], &[("AMBASSADOR_DRAIN_TIME", "soon")]).expect_err("not a number");
+        let error =
+            settings(&["--manifests", "x"], &[("AMBASSADOR_DRAIN_TIME", "soon")]).expect_err("not a number");
         assert!(error.to_string().contains("AMBASSADOR_DRAIN_TIME"), "{error}");
     }
 
@@ -304,4 +307,3 @@ mod tests {
         assert_eq!(got.decision.spiffe, Some(SpiffeSocket::Dev));
     }
 }
-

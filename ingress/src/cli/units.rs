@@ -74,9 +74,12 @@ impl FromStr for ResolveRule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("`{text}`: {why}; write HOST[:PORT]=ADDR:PORT[,ADDR:PORT], as quote:80=127.0.0.1:9000");
+        let wrong = |why: &str| {
+            format!("`{text}`: {why}; write HOST[:PORT]=ADDR:PORT[,ADDR:PORT], as quote:80=127.0.0.1:9000")
+        };
         let (name, addresses) = text.split_once('=').ok_or_else(|| wrong("there is no `=`"))?;
-        let (host, port) = split_host(name).ok_or_else(|| wrong("the part before `=` is not HOST or HOST:PORT"))?;
+        let (host, port) =
+            split_host(name).ok_or_else(|| wrong("the part before `=` is not HOST or HOST:PORT"))?;
         let addresses = addresses
             .split(',')
             .map(|addr| addr.parse().map_err(|_not_an_address| wrong(&format!("`{addr}` is not ADDR:PORT"))))
@@ -114,7 +117,8 @@ mod tests {
         assert_eq!(ms("1m30s"), Ok(90_000));
         assert_eq!(ms("0"), Ok(0));
         assert_eq!(ms("1h"), Ok(3_600_000));
-        for bad in ["", "5", "s", "-1s", "1.5s", "5 s", "5d", "99999999999999999999s", "9999999999999999999h"] {
+        for bad in ["", "5", "s", "-1s", "1.5s", "5 s", "5d", "99999999999999999999s", "9999999999999999999h"]
+        {
             assert!(ms(bad).is_err(), "{bad}");
         }
     }
@@ -136,7 +140,16 @@ mod tests {
         assert_eq!((rule.host.as_str(), rule.port), ("::1", Some(443)));
         let rule: ResolveRule = "10.0.0.1=127.0.0.1:1".parse().expect("valid");
         assert_eq!((rule.host.as_str(), rule.port), ("10.0.0.1", None));
-        for bad in ["quote", "=127.0.0.1:1", "quote=127.0.0.1", "quote:x=127.0.0.1:1", "::1=127.0.0.1:1", "[::1=1.1.1.1:1", "[x]=1.1.1.1:1", "q="] {
+        for bad in [
+            "quote",
+            "=127.0.0.1:1",
+            "quote=127.0.0.1",
+            "quote:x=127.0.0.1:1",
+            "::1=127.0.0.1:1",
+            "[::1=1.1.1.1:1",
+            "[x]=1.1.1.1:1",
+            "q=",
+        ] {
             assert!(bad.parse::<ResolveRule>().is_err(), "{bad}");
         }
     }

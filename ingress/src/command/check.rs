@@ -13,7 +13,10 @@ pub fn run(args: &CheckArgs, decision: &DecisionSettings, out: &mut dyn Write) -
     let offline = match Offline::load(&args.paths, decision) {
         Ok(offline) => offline,
         Err(error) => {
-            writeln!(io::stderr(), "selvedge-ingress check: {error}; name a file or folder that can be read")?;
+            writeln!(
+                io::stderr(),
+                "selvedge-ingress check: {error}; name a file or folder that can be read"
+            )?;
             return Ok(2);
         }
     };

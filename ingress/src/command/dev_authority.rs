@@ -13,7 +13,8 @@ use crate::{app, cli::DevAuthorityArgs};
 
 /// Runs the command; gives its exit status.
 pub async fn run(args: &DevAuthorityArgs, out: &mut dyn Write) -> io::Result<u8> {
-    let complain = |why: &dyn std::fmt::Display| writeln!(io::stderr(), "selvedge-ingress dev-authority: {why}");
+    let complain =
+        |why: &dyn std::fmt::Display| writeln!(io::stderr(), "selvedge-ingress dev-authority: {why}");
     let entries = match read(&args.entries) {
         Ok(entries) => entries,
         Err(why) => return complain(&why).map(|()| 2),
@@ -29,7 +30,8 @@ pub async fn run(args: &DevAuthorityArgs, out: &mut dyn Write) -> io::Result<u8>
     }
     out.flush()?;
     let watch = FolderWatch::default();
-    let parent = args.entries.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        args.entries.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     watch.set([parent.to_path_buf()]);
     let mut stop = app::Termination::new()?;
     loop {
@@ -38,8 +40,9 @@ pub async fn run(args: &DevAuthorityArgs, out: &mut dyn Write) -> io::Result<u8>
             () = watch.changed() => tokio::time::sleep(Duration::from_millis(60)).await,
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
         }
-        let changed = read(&args.entries)
-            .and_then(|entries| authority.update_if_changed(entries, persist).map_err(|error| error.to_string()));
+        let changed = read(&args.entries).and_then(|entries| {
+            authority.update_if_changed(entries, persist).map_err(|error| error.to_string())
+        });
         match changed {
             Ok(true) => writeln!(io::stderr(), "reloaded {}", args.entries.display())?,
             Ok(false) => {}
@@ -55,8 +58,10 @@ pub async fn run(args: &DevAuthorityArgs, out: &mut dyn Write) -> io::Result<u8>
 
 /// Reads the file: YAML by the manifest parser, shape by serde.
 fn read(path: &Path) -> Result<Entries, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let root = resource::parse_value(&text).map_err(|(line, why)| format!("{}:{line}: {why}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let root =
+        resource::parse_value(&text).map_err(|(line, why)| format!("{}:{line}: {why}", path.display()))?;
     serde_json::from_value(to_json(&root)).map_err(|error| format!("{}: {error}", path.display()))
 }
 
@@ -67,8 +72,8 @@ fn to_json(node: &Node) -> serde_json::Value {
         Value::Number(text) => serde_json::from_str(text).unwrap_or_else(|_not_json| text.to_string().into()),
         Value::Text(text) => text.to_string().into(),
         Value::List(items) => items.iter().map(to_json).collect(),
-        Value::Map(fields) => {
-            serde_json::Value::Object(fields.iter().map(|(name, node)| (name.to_string(), to_json(node))).collect())
-        }
+        Value::Map(fields) => serde_json::Value::Object(
+            fields.iter().map(|(name, node)| (name.to_string(), to_json(node))).collect(),
+        ),
     }
 }

@@ -79,10 +79,12 @@ pub fn run(args: &ExplainArgs, decision: &DecisionSettings, out: &mut dyn Write)
 
 /// Explains one request; the error says what is wrong with the question.
 pub fn answer(table: &Table, question: &Question) -> Result<Value, String> {
-    let uri: Uri = question.url.parse().map_err(|error| format!("`{}` is not a URL: {error}", question.url))?;
+    let uri: Uri =
+        question.url.parse().map_err(|error| format!("`{}` is not a URL: {error}", question.url))?;
     let mut headers = HeaderMap::new();
     for (name, value) in &question.headers {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| format!("header `{name}`: {error}"))?;
+        let name =
+            HeaderName::from_bytes(name.as_bytes()).map_err(|error| format!("header `{name}`: {error}"))?;
         let value = HeaderValue::from_str(value).map_err(|error| format!("header {name}: {error}"))?;
         headers.append(name, value);
     }
@@ -90,7 +92,8 @@ pub fn answer(table: &Table, question: &Question) -> Result<Value, String> {
     if uri.authority().is_none() && !headers.contains_key("host") {
         headers.insert("host", HeaderValue::from_static("localhost"));
     }
-    let authority = authority(Version::HTTP_11, &uri, &headers).map_err(|reject| reject.message.to_owned())?;
+    let authority =
+        authority(Version::HTTP_11, &uri, &headers).map_err(|reject| reject.message.to_owned())?;
     let mut conn = connection(table, question, &uri, https)?;
     if https && let Some(refused) = accept(table, &mut conn, question, &authority) {
         return Ok(refusal(&refused, question.dice));
@@ -195,7 +198,8 @@ fn report(table: &Table, head: &Head<'_>, decision: &Decision, dice: Dice) -> Va
     match &decision.action {
         Action::Forward(ix) | Action::Tunnel(ix) => {
             let cluster = &table.route(*ix).cluster;
-            let path = table.edits(decision.edits).path.apply(head.path).unwrap_or_else(|| head.path.to_owned());
+            let path =
+                table.edits(decision.edits).path.apply(head.path).unwrap_or_else(|| head.path.to_owned());
             let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
             set("cluster", (*cluster.name).into());
             set("upstream", cluster.endpoints().iter().map(|endpoint| endpoint.addr.to_string()).collect());
@@ -206,7 +210,9 @@ fn report(table: &Table, head: &Head<'_>, decision: &Decision, dice: Dice) -> Va
         Action::Respond(answer) => {
             set("action", format!("respond {}", answer.status.as_u16()).into());
             set("reason", answer.reason.code().into());
-            if let Some((_, location)) = answer.headers.iter().find(|(name, _)| *name == http::header::LOCATION) {
+            if let Some((_, location)) =
+                answer.headers.iter().find(|(name, _)| *name == http::header::LOCATION)
+            {
                 set("upstream_path", String::from_utf8_lossy(location.as_bytes()).into());
             }
         }
@@ -219,7 +225,9 @@ fn report(table: &Table, head: &Head<'_>, decision: &Decision, dice: Dice) -> Va
 
 /// The TLS identity and peer rule of a cluster.
 pub(crate) fn tls(cluster: &Cluster) -> Value {
-    let (Transport::Tls(tls), Some(key)) = (&*cluster.transport, &cluster.key.tls) else { return Value::Null };
+    let (Transport::Tls(tls), Some(key)) = (&*cluster.transport, &cluster.key.tls) else {
+        return Value::Null;
+    };
     let text = |name: &Option<identity::SourceRef>| name.as_ref().map_or("", |name| name.as_str()).to_owned();
     let alpn: Vec<_> = key.alpn.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     let trust = match key.verify {

@@ -15,7 +15,12 @@ use serde_json::{Value, json};
 use crate::cli::Output;
 
 /// Asks, and prints; gives the exit status: 0 with an SVID, 1 without, 2 for an address that is none.
-pub async fn run(socket: Option<String>, deadline: Duration, output: Output, out: &mut dyn Write) -> io::Result<u8> {
+pub async fn run(
+    socket: Option<String>,
+    deadline: Duration,
+    output: Output,
+    out: &mut dyn Write,
+) -> io::Result<u8> {
     let endpoint = match socket.as_deref().map(str::parse::<WorkloadEndpoint>) {
         Some(Ok(endpoint)) => endpoint,
         Some(Err(why)) => {

@@ -31,7 +31,8 @@ impl Offline {
         let spiffe = decision.spiffe.as_ref().map(|socket| identity::Source::new(socket.source_ref()));
         let mut keyring = Keyring::new(spiffe);
         keyring.update(&wants(&set.documents, &settings), &set.documents, SystemTime::now());
-        let input = Input { documents: &set.documents, errors: &set.errors, keys: &keyring, settings: &settings };
+        let input =
+            Input { documents: &set.documents, errors: &set.errors, keys: &keyring, settings: &settings };
         let (plan, report) = compile(&input);
         Ok(Self { plan, report, keyring })
     }

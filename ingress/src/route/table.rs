@@ -8,13 +8,17 @@ use identity::ServerProfile;
 use proxy::{
     ConnMeta, Reason,
     message::{Answer, Edits, Head, Scheme},
-    route::{Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router, Shadows},
+    route::{
+        Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router, Shadows,
+    },
     upstream::Cluster,
 };
 use smallvec::SmallVec;
 
 use super::{matching, order, redirect, trie::Trie, weight};
-use crate::plan::{HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, PathMatch, Plan, SecurityModel, Unavailable};
+use crate::plan::{
+    HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, PathMatch, Plan, SecurityModel, Unavailable,
+};
 
 /// What a plan needs to become a table, by the plan's indices.
 #[derive(Debug)]
@@ -96,7 +100,12 @@ impl Table {
                 continue;
             };
             route_of.push(Some(RouteIx(u32::try_from(routes.len()).unwrap_or(u32::MAX))));
-            routes.push(Route { cluster, timeout: *timeout, idle_timeout: *idle_timeout, retry: retry.clone() });
+            routes.push(Route {
+                cluster,
+                timeout: *timeout,
+                idle_timeout: *idle_timeout,
+                retry: retry.clone(),
+            });
         }
         let mut profiles = parts.profiles.into_iter();
         let hosts: Vec<HostEntry> = plan
@@ -117,7 +126,8 @@ impl Table {
                 }
             })
             .collect();
-        let listeners = plan.listeners.into_iter().map(|plan| (Arc::clone(&plan.name), Listener::new(plan, &hosts)));
+        let listeners =
+            plan.listeners.into_iter().map(|plan| (Arc::clone(&plan.name), Listener::new(plan, &hosts)));
         let listeners = listeners.collect();
         Self { listeners, hosts, mappings, routes, route_of, edits, no_policy: HttpPolicy::default() }
     }
@@ -154,7 +164,9 @@ impl Table {
             let why = match matching::missed(mapping, head, authority) {
                 Some(why) => why.to_owned(),
                 None if share.contains(&dice.value()) => return lost,
-                None => format!("the dice shows {}, its share is {}..{}", dice.value(), share.start, share.end),
+                None => {
+                    format!("the dice shows {}, its share is {}..{}", dice.value(), share.start, share.end)
+                }
             };
             if lost.len() < most {
                 lost.push(Lost { mapping: Arc::clone(&mapping.name), why });
@@ -234,7 +246,9 @@ impl Table {
 
 impl Router for Table {
     fn accept(&self, conn: &ConnMeta, hello: Option<&Hello<'_>>) -> Accept {
-        let Some(listener) = self.listeners.get(&conn.listener) else { return Accept::Refuse(Reason::NO_SNI_PROFILE) };
+        let Some(listener) = self.listeners.get(&conn.listener) else {
+            return Accept::Refuse(Reason::NO_SNI_PROFILE);
+        };
         let Some(hello) = hello else { return Accept::Plain };
         let terminates = |index: &usize| {
             self.hosts.get(*index).is_some_and(|host| host.profile.is_some() || host.unavailable.is_some())
@@ -248,7 +262,9 @@ impl Router for Table {
             }),
         };
         match chosen.and_then(|index| self.hosts.get(index)) {
-            Some(HostEntry { unavailable: Some(unavailable), .. }) => Accept::Refuse(unavailable.reason.clone()),
+            Some(HostEntry { unavailable: Some(unavailable), .. }) => {
+                Accept::Refuse(unavailable.reason.clone())
+            }
             Some(HostEntry { profile: Some(profile), .. }) => Accept::Terminate(Arc::clone(profile)),
             _ => Accept::Refuse(Reason::NO_SNI_PROFILE),
         }
@@ -265,12 +281,18 @@ impl Router for Table {
         }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "a decision's indices come from the table that made it, and travel with its view")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a decision's indices come from the table that made it, and travel with its view"
+    )]
     fn route(&self, ix: RouteIx) -> &Route {
         &self.routes[ix.0 as usize]
     }
 
-    #[expect(clippy::indexing_slicing, reason = "a decision's indices come from the table that made it, and travel with its view")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a decision's indices come from the table that made it, and travel with its view"
+    )]
     fn edits(&self, ix: EditsIx) -> &Edits {
         &self.edits[ix.0 as usize]
     }
@@ -315,8 +337,11 @@ impl Listener {
         if let Some(index) = self.exact.get(name) {
             return Some(*index);
         }
-        let suffix = self.suffixes.iter().find(|(suffix, _)| name.len() > suffix.len() && name.ends_with(&**suffix));
-        let prefix = || self.prefixes.iter().find(|(prefix, _)| name.len() > prefix.len() && name.starts_with(&**prefix));
+        let suffix =
+            self.suffixes.iter().find(|(suffix, _)| name.len() > suffix.len() && name.ends_with(&**suffix));
+        let prefix = || {
+            self.prefixes.iter().find(|(prefix, _)| name.len() > prefix.len() && name.starts_with(&**prefix))
+        };
         suffix.or_else(prefix).map(|(_, index)| *index).or(self.any)
     }
 
@@ -366,7 +391,8 @@ fn rank(attached: &[usize], mappings: &[MappingPlan]) -> (Vec<(u32, Range<u8>)>,
     }
     let mut shares: HashMap<usize, Range<u8>, RandomState> = HashMap::default();
     for members in groups.values() {
-        let weights: Vec<_> = members.iter().map(|index| plan(index).and_then(|mapping| mapping.weight)).collect();
+        let weights: Vec<_> =
+            members.iter().map(|index| plan(index).and_then(|mapping| mapping.weight)).collect();
         shares.extend(members.iter().copied().zip(weight::shares(&weights)));
     }
     let mut sorted: Vec<usize> = attached.to_vec();
@@ -378,7 +404,8 @@ fn rank(attached: &[usize], mappings: &[MappingPlan]) -> (Vec<(u32, Range<u8>)>,
     for (rank, index) in (0_u32..).zip(sorted) {
         match plan(&index).map(|mapping| &mapping.path) {
             Some(
-                PathMatch::Prefix { text, case_sensitive: true } | PathMatch::Exact { text, case_sensitive: true },
+                PathMatch::Prefix { text, case_sensitive: true }
+                | PathMatch::Exact { text, case_sensitive: true },
             ) => trie.insert(text.as_bytes(), rank),
             _ => scanned.push(rank),
         }

@@ -56,7 +56,9 @@ impl Trie {
             found(&node.ranks);
             let Some(first) = rest.first() else { return };
             let Some(child) = self.child(at, *first) else { return };
-            let Some(tail) = self.nodes.get(child).and_then(|node| rest.strip_prefix(&*node.edge)) else { return };
+            let Some(tail) = self.nodes.get(child).and_then(|node| rest.strip_prefix(&*node.edge)) else {
+                return;
+            };
             rest = tail;
             at = child;
         }

@@ -40,7 +40,9 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table() {
-        let sizes = |weights: &[Option<i64>]| shares(weights).iter().map(|range| range.end - range.start).collect::<Vec<_>>();
+        let sizes = |weights: &[Option<i64>]| {
+            shares(weights).iter().map(|range| range.end - range.start).collect::<Vec<_>>()
+        };
         assert_eq!(sizes(&[Some(7)]), [100]);
         assert_eq!(sizes(&[Some(10), None]), [10, 90]);
         assert_eq!(sizes(&[None, None, None]), [33, 33, 34]);

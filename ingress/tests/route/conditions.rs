@@ -36,7 +36,9 @@ fn methods() {
         &(mapping("get", "hostname: \"*\", prefix: /m/, method: GET")
             + &mapping("some", "hostname: \"*\", prefix: /m/, method: \"P(OST|UT)\", method_regex: true")),
     );
-    for (method, expected) in [("GET", "get"), ("POST", "some"), ("PUT", "some"), ("PATCH", ""), ("get", ""), ("POSTS", "")] {
+    for (method, expected) in
+        [("GET", "get"), ("POST", "some"), ("PUT", "some"), ("PATCH", ""), ("get", ""), ("POSTS", "")]
+    {
         assert_eq!(ask(&table, &Ask { method, target: "/m/", ..Ask::default() }).route, expected, "{method}");
     }
 }
@@ -103,6 +105,10 @@ fn a_mapping_that_cannot_be_meant_keeps_its_place() {
     let (table, report) = crate::harness::compiled(&manifests);
     let found = ask(&table, &Ask { target: "/api/x", ..Ask::default() });
     assert_eq!((found.route.as_str(), found.status), ("broken", 503));
-    assert!(report.findings.iter().any(|finding| finding.code == found.reason), "{} is in no finding", found.reason);
+    assert!(
+        report.findings.iter().any(|finding| finding.code == found.reason),
+        "{} is in no finding",
+        found.reason
+    );
     assert_eq!(route(&table, "a.example.com", "/other"), "less");
 }

@@ -50,7 +50,15 @@ pub(crate) struct Ask<'a> {
 
 impl Default for Ask<'_> {
     fn default() -> Self {
-        Self { method: "GET", authority: "a.example.com", target: "/", headers: &[], dice: 0, port: 8080, sni: None }
+        Self {
+            method: "GET",
+            authority: "a.example.com",
+            target: "/",
+            headers: &[],
+            dice: 0,
+            port: 8080,
+            sni: None,
+        }
     }
 }
 
@@ -66,12 +74,16 @@ spec: {port: 8080, protocol: HTTP, securityModel: XFP, hostBinding: {namespace: 
 /// A Mapping of v3alpha1 from its name and the fields of its `spec` in flow style.
 pub(crate) fn mapping(name: &str, spec: &str) -> String {
     let service = if spec.contains("service:") { "" } else { ", service: \"upstream:8080\"" };
-    format!("\n---\napiVersion: getambassador.io/v3alpha1\nkind: Mapping\nmetadata: {{name: {name}}}\nspec: {{{spec}{service}}}\n")
+    format!(
+        "\n---\napiVersion: getambassador.io/v3alpha1\nkind: Mapping\nmetadata: {{name: {name}}}\nspec: {{{spec}{service}}}\n"
+    )
 }
 
 /// A Host of v3alpha1, alike.
 pub(crate) fn host(name: &str, spec: &str) -> String {
-    format!("\n---\napiVersion: getambassador.io/v3alpha1\nkind: Host\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+    format!(
+        "\n---\napiVersion: getambassador.io/v3alpha1\nkind: Host\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+    )
 }
 
 /// The table of some manifests, with what compile has to say about them.
@@ -107,14 +119,16 @@ pub(crate) fn published(publisher: &mut Publisher, manifests: &str) -> (Arc<Tabl
 /// The table of manifests that have no error.
 pub(crate) fn table(manifests: &str) -> Arc<Table> {
     let (table, report) = compiled(manifests);
-    let errors: Vec<_> = report.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
+    let errors: Vec<_> =
+        report.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
     assert!(errors.is_empty(), "{errors:#?}");
     table
 }
 
 /// A connection to the listener on a port, before TLS.
 pub(crate) fn connection(table: &Table, port: u16) -> ConnMeta {
-    let listener = table.listeners().find(|listener| listener.bind.port() == port).expect("a listener on this port");
+    let listener =
+        table.listeners().find(|listener| listener.bind.port() == port).expect("a listener on this port");
     let here = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     ConnMeta {
         listener: Arc::clone(&listener.name),
@@ -139,7 +153,9 @@ pub(crate) fn hello(table: &Table, port: u16, sni: Option<&str>) -> Accept {
 pub(crate) fn ask(table: &Table, ask: &Ask<'_>) -> Outcome {
     let mut conn = connection(table, ask.port);
     if let Some(sni) = ask.sni {
-        let Accept::Terminate(profile) = hello(table, ask.port, Some(sni)) else { panic!("{sni} is not terminated") };
+        let Accept::Terminate(profile) = hello(table, ask.port, Some(sni)) else {
+            panic!("{sni} is not terminated")
+        };
         conn.sni = Some(sni.into());
         conn.tls = Some(TlsMeta { version: "TLSv1.3", cipher: "", profile });
     }
@@ -150,7 +166,8 @@ pub(crate) fn ask(table: &Table, ask: &Ask<'_>) -> Outcome {
 pub(crate) fn ask_on(table: &Table, ask: &Ask<'_>, conn: &ConnMeta) -> Outcome {
     let mut fields = HeaderMap::new();
     for (name, value) in ask.headers {
-        fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        fields
+            .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
     }
     let (path, query) = match ask.target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -178,7 +195,8 @@ fn outcome(table: &Table, decision: &Decision) -> Outcome {
             outcome.status = answer.status.as_u16();
             answer.reason.code().clone_into(&mut outcome.reason);
             let location = answer.headers.iter().find(|(name, _)| *name == http::header::LOCATION);
-            outcome.location = location.map_or(String::new(), |(_, value)| value.to_str().unwrap().to_owned());
+            outcome.location =
+                location.map_or(String::new(), |(_, value)| value.to_str().unwrap().to_owned());
         }
     }
     outcome

@@ -14,7 +14,8 @@ fn exact_then_longest_suffix_then_longest_prefix_then_any() {
             &format!("h{index}"),
             &format!("hostname: {name}, mappingSelector: {{matchLabels: {{host: h{index}}}}}, {ROUTE}"),
         );
-        manifests += &mapping(&format!("m{index}"), "prefix: /").replace("metadata: {", &format!("metadata: {{{label}, "));
+        manifests += &mapping(&format!("m{index}"), "prefix: /")
+            .replace("metadata: {", &format!("metadata: {{{label}, "));
     }
     let table = table(&manifests);
     for (authority, expected) in [
@@ -84,7 +85,10 @@ fn insecure_requests() {
         table(
             &(HTTP.to_owned()
                 + &host("any", &format!("hostname: \"*\", {ROUTE}"))
-                + &host("a", &format!("hostname: a.example.com, requestPolicy: {{insecure: {{action: {action}}}}}"))
+                + &host(
+                    "a",
+                    &format!("hostname: a.example.com, requestPolicy: {{insecure: {{action: {action}}}}}"),
+                )
                 + &mapping("m", "hostname: \"*\", prefix: /api/")
                 + &mapping("acme", "hostname: \"*\", prefix: /.well-known/acme-challenge/")),
         )
@@ -94,7 +98,10 @@ fn insecure_requests() {
     assert_eq!(redirect.location, "https://a.example.com/api/x?y=1");
     let nowhere = ask(&with("Redirect"), &Ask { target: "/else", ..Ask::default() });
     assert_eq!((nowhere.status, nowhere.reason.as_str()), (404, "no_route"));
-    assert_eq!(ask(&with("Redirect"), &Ask { target: "/.well-known/acme-challenge/t", ..Ask::default() }).reason, "forward");
+    assert_eq!(
+        ask(&with("Redirect"), &Ask { target: "/.well-known/acme-challenge/t", ..Ask::default() }).reason,
+        "forward"
+    );
 
     assert_eq!(ask(&with("Route"), &Ask { target: "/api/x", ..Ask::default() }).reason, "forward");
 
@@ -115,8 +122,10 @@ fn what_is_secure() {
         ("SECURE", 0, None, true),
         ("INSECURE", 1, Some("https"), false),
     ] {
-        let listener = HTTP.replace("XFP", model).replace("port: 8080,", &format!("port: 8080, l7Depth: {depth},"));
-        let table = table(&(listener + &host("a", "hostname: \"*\"") + &mapping("m", "hostname: \"*\", prefix: /")));
+        let listener =
+            HTTP.replace("XFP", model).replace("port: 8080,", &format!("port: 8080, l7Depth: {depth},"));
+        let table =
+            table(&(listener + &host("a", "hostname: \"*\"") + &mapping("m", "hostname: \"*\", prefix: /")));
         let sent: Vec<_> = header.iter().map(|value| ("x-forwarded-proto", *value)).collect();
         let found = ask(&table, &Ask { headers: &sent, ..Ask::default() });
         assert_eq!(found.reason, if secure { "forward" } else { "redirect" }, "{model} {depth} {header:?}");

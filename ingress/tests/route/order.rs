@@ -23,20 +23,32 @@ fn each_key_beats_the_next() {
         ("hostname: \"*\", prefix: /, precedence: 1", "hostname: \"*\", prefix: /api/v1/"),
         ("hostname: \"*\", prefix: /", "hostname: \"*\", prefix: /api/v1/, precedence: -1"),
         // prefix > headers and hostname
-        ("hostname: \"*\", prefix: /api/v1/", "hostname: a.example.com, prefix: /api/, headers: {x-a: \"1\", x-b: \"2\"}"),
+        (
+            "hostname: \"*\", prefix: /api/v1/",
+            "hostname: a.example.com, prefix: /api/, headers: {x-a: \"1\", x-b: \"2\"}",
+        ),
         // hostname counts as a header
         ("hostname: a.example.com, prefix: /api/", "hostname: \"*\", prefix: /api/"),
         ("hostname: a.example.com, prefix: /api/", "hostname: \"*.com\", prefix: /api/"),
         // so does the method
         ("hostname: \"*\", prefix: /api/, method: POST", "hostname: \"*\", prefix: /api/"),
         // long names beat short ones
-        ("hostname: \"*\", prefix: /api/, headers: {x-long-name: \"1\"}", "hostname: \"*\", prefix: /api/, headers: {x-a: \"1\"}"),
+        (
+            "hostname: \"*\", prefix: /api/, headers: {x-long-name: \"1\"}",
+            "hostname: \"*\", prefix: /api/, headers: {x-a: \"1\"}",
+        ),
         // headers > query
-        ("hostname: \"*\", prefix: /api/, headers: {x-a: \"1\"}", "hostname: \"*\", prefix: /api/, query_parameters: {q: long}"),
+        (
+            "hostname: \"*\", prefix: /api/, headers: {x-a: \"1\"}",
+            "hostname: \"*\", prefix: /api/, query_parameters: {q: long}",
+        ),
         // query beats nothing
         ("hostname: \"*\", prefix: /api/, query_parameters: {q: long}", "hostname: \"*\", prefix: /api/"),
         // the length of a pattern's text
-        ("hostname: \"*\", prefix: \"/api/v[0-9]+/.*\", prefix_regex: true", "hostname: \"*\", prefix: /api/v1/x"),
+        (
+            "hostname: \"*\", prefix: \"/api/v[0-9]+/.*\", prefix_regex: true",
+            "hostname: \"*\", prefix: /api/v1/x",
+        ),
         ("hostname: \"*\", prefix: /api/v1/", "hostname: \"*\", prefix: \"/a.*\", prefix_regex: true"),
     ] {
         assert_eq!(first(winner, loser), "one", "{winner} against {loser}");

@@ -20,7 +20,9 @@ fn locations() {
         ("redirect_response_code: 302", "/old/", 302, "http://new.example.org/old/"),
     ] {
         let comma = if fields.is_empty() { "" } else { ", " };
-        let spec = format!("hostname: \"*\", prefix: /old/, host_redirect: true, service: new.example.org{comma}{fields}");
+        let spec = format!(
+            "hostname: \"*\", prefix: /old/, host_redirect: true, service: new.example.org{comma}{fields}"
+        );
         let found = ask(&table(&mapping("m", &spec)), &Ask { target, ..Ask::default() });
         assert_eq!((found.status, found.location.as_str()), (status, location), "{fields}");
         assert_eq!((found.route.as_str(), found.reason.as_str()), ("m", "redirect"), "{fields}");

@@ -69,7 +69,8 @@ fn written() -> impl Strategy<Value = Written> {
 impl Written {
     fn yaml(&self, name: &str) -> String {
         let (prefix, kind) = self.path;
-        let mut spec = format!("hostname: \"{}\", prefix: \"{prefix}\", precedence: {}", self.hostname, self.precedence);
+        let mut spec =
+            format!("hostname: \"{}\", prefix: \"{prefix}\", precedence: {}", self.hostname, self.precedence);
         spec += match kind {
             Kind::Prefix => "",
             Kind::Exact => ", prefix_exact: true",
@@ -80,7 +81,8 @@ impl Written {
             spec += &format!(", method: {method}");
         }
         if !self.headers.is_empty() {
-            let headers: Vec<_> = self.headers.iter().map(|(name, value)| format!("{name}: \"{value}\"")).collect();
+            let headers: Vec<_> =
+                self.headers.iter().map(|(name, value)| format!("{name}: \"{value}\"")).collect();
             spec += &format!(", headers: {{{}}}", headers.join(", "));
         }
         if let Some((name, value)) = self.query {
@@ -98,13 +100,23 @@ impl Written {
         let method = self.method.map_or(0, |method| ":method".len() + method.len());
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         let query = self.query.map_or(0, |(name, value)| name.len() + value.len());
-        Reverse((self.precedence, self.path.0.len(), hostname + method + headers, query, self.path.0, self.method.unwrap_or("GET")))
+        Reverse((
+            self.precedence,
+            self.path.0.len(),
+            hostname + method + headers,
+            query,
+            self.path.0,
+            self.method.unwrap_or("GET"),
+        ))
     }
 
     /// 3.3: what makes two Mappings canaries of each other.
     fn group(&self) -> String {
         let method = self.method.unwrap_or("GET");
-        format!("{method} {} {:?} {:?} {} {}", self.path.0, self.headers, self.query, self.hostname, self.precedence)
+        format!(
+            "{method} {} {:?} {:?} {} {}",
+            self.path.0, self.headers, self.query, self.hostname, self.precedence
+        )
     }
 
     fn meets(&self, request: &Request) -> bool {
@@ -127,7 +139,9 @@ impl Written {
             && by_name
             && self.method.is_none_or(|method| method == request.method)
             && self.headers.iter().all(|wanted| request.headers.contains(wanted))
-            && self.query.is_none_or(|(name, value)| request.query.as_deref() == Some(&format!("{name}={value}")))
+            && self
+                .query
+                .is_none_or(|(name, value)| request.query.as_deref() == Some(&format!("{name}={value}")))
     }
 }
 
@@ -150,7 +164,14 @@ fn request() -> impl Strategy<Value = Request> {
         select(vec![vec![], vec![("x-a", "1")], vec![("x-a", "2"), ("x-bc", "1")], vec![("x-bc", "1")]]),
         0..100_u8,
     )
-        .prop_map(|(method, authority, path, query, headers, dice)| Request { method, authority, path, query, headers, dice })
+        .prop_map(|(method, authority, path, query, headers, dice)| Request {
+            method,
+            authority,
+            path,
+            query,
+            headers,
+            dice,
+        })
 }
 
 /// Faces of the dice below which each Mapping is taken: weighted ones first, then the others share what is left.
@@ -175,7 +196,8 @@ fn shares(written: &[Written]) -> Vec<std::ops::Range<i64>> {
         let open: Vec<_> = members.iter().filter(|member| written[**member].weight.is_none()).collect();
         let mut rest = left;
         for (place, member) in open.iter().enumerate() {
-            sizes[**member] = if place + 1 == open.len() { rest } else { left / i64::try_from(open.len()).unwrap() };
+            sizes[**member] =
+                if place + 1 == open.len() { rest } else { left / i64::try_from(open.len()).unwrap() };
             rest -= sizes[**member];
         }
     }

@@ -29,7 +29,9 @@ fn ca(name: &str) -> String {
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
     let pem: String = pem.lines().map(|line| format!("    {line}\n")).collect();
-    format!("\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData:\n  ca.crt: |\n{pem}")
+    format!(
+        "\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData:\n  ca.crt: |\n{pem}"
+    )
 }
 
 fn https(name: &str, port: u16, label: &str) -> String {
@@ -92,7 +94,8 @@ fn an_sni_of_no_host_is_refused() {
 #[test]
 fn a_host_of_another_profile_is_misdirected() {
     let table = table(&two_hosts());
-    let asked = |authority| ask(&table, &Ask { authority, port: 8443, sni: Some("a.example.com"), ..Ask::default() });
+    let asked =
+        |authority| ask(&table, &Ask { authority, port: 8443, sni: Some("a.example.com"), ..Ask::default() });
     assert_eq!(asked("a.example.com").reason, "forward");
     let found = asked("b.example.com");
     assert_eq!((found.status, found.reason.as_str()), (421, "misdirected_request"));
@@ -106,8 +109,10 @@ fn hosts_of_one_profile_may_share_connections() {
         + &host("a", "hostname: a.example.com, tlsSecret: {name: shared}")
         + &host("b", "hostname: b.example.com, tlsSecret: {name: shared}")
         + &mapping("m", "hostname: \"*\", prefix: /");
-    let found =
-        ask(&table(&manifests), &Ask { authority: "b.example.com", port: 8443, sni: Some("a.example.com"), ..Ask::default() });
+    let found = ask(
+        &table(&manifests),
+        &Ask { authority: "b.example.com", port: 8443, sni: Some("a.example.com"), ..Ask::default() },
+    );
     assert_eq!(found.reason, "forward");
 }
 
@@ -125,8 +130,10 @@ fn two_listeners_serve_any_name_with_different_client_certificate_rules() {
         + &labelled("closed", "tlsSecret: {name: cert}, tls: {cert_required: true, ca_secret: clients}")
         + &mapping("m", "hostname: \"*\", prefix: /");
     let table = table(&manifests);
-    let (open, closed) =
-        (profile(hello(&table, 8443, Some("a.example.com"))), profile(hello(&table, 9443, Some("a.example.com"))));
+    let (open, closed) = (
+        profile(hello(&table, 8443, Some("a.example.com"))),
+        profile(hello(&table, 9443, Some("a.example.com"))),
+    );
     assert_eq!((open.spec().client_auth, closed.spec().client_auth), (ClientAuth::Off, ClientAuth::Required));
     for port in [8443, 9443] {
         assert_eq!(ask(&table, &Ask { port, sni: Some("a.example.com"), ..Ask::default() }).route, "m");
@@ -169,7 +176,9 @@ fn edits_leave_clusters_and_profiles_alone() {
             )
             + &mapping(
                 "m",
-                &format!("hostname: \"*\", prefix: {prefix}, service: \"https://shop\", tls: up, connect_timeout_ms: {timeout}"),
+                &format!(
+                    "hostname: \"*\", prefix: {prefix}, service: \"https://shop\", tls: up, connect_timeout_ms: {timeout}"
+                ),
             )
     };
     let mut publisher = Publisher::new(Clusters::new(None));
@@ -181,9 +190,14 @@ fn edits_leave_clusters_and_profiles_alone() {
 
     let ([old], [new]) = (&*before, &*after) else { panic!("{before:?} {after:?}") };
     assert!(Arc::ptr_eq(old, new), "the cluster was made anew");
-    assert!(matches!((&*old.transport, &*new.transport), (Transport::Tls(a), Transport::Tls(b)) if Arc::ptr_eq(&a.profile, &b.profile)));
+    assert!(
+        matches!((&*old.transport, &*new.transport), (Transport::Tls(a), Transport::Tls(b)) if Arc::ptr_eq(&a.profile, &b.profile))
+    );
     let addresses: Vec<_> = new.endpoints().iter().map(|endpoint| endpoint.addr.to_string()).collect();
     assert_eq!(addresses, ["192.0.2.2:8443"]);
     assert_eq!(new.policy.load().connect_timeout, Some(std::time::Duration::from_secs(2)));
-    assert!(Arc::ptr_eq(&server, &profile(hello(&second, 8443, Some("a.example.com")))), "the server profile was made anew");
+    assert!(
+        Arc::ptr_eq(&server, &profile(hello(&second, 8443, Some("a.example.com")))),
+        "the server profile was made anew"
+    );
 }

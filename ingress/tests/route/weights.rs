@@ -46,7 +46,8 @@ fn every_row_of_the_table() {
 
 #[test]
 fn what_a_group_leaves_falls_through_to_the_next_matching_route() {
-    let manifests = group(&[("a", Some(30)), ("b", Some(20))]) + &mapping("rest", "hostname: \"*\", prefix: /");
+    let manifests =
+        group(&[("a", Some(30)), ("b", Some(20))]) + &mapping("rest", "hostname: \"*\", prefix: /");
     assert_eq!(shares(&manifests, &["a", "b", "rest"]), [30, 20, 50, 0]);
 }
 
@@ -60,17 +61,13 @@ fn members_agree_in_all_conditions() {
         "hostname: a.example.com",
         "precedence: 1",
     ] {
-        let hostname = if other.starts_with("hostname") { String::new() } else { "hostname: \"*\", ".to_owned() };
+        let hostname =
+            if other.starts_with("hostname") { String::new() } else { "hostname: \"*\", ".to_owned() };
         let manifests = mapping("a", "hostname: \"*\", prefix: /w/, weight: 10")
             + &mapping("b", &format!("{hostname}prefix: /w/, weight: 10, {other}"));
         let (table, _report) = compiled(&manifests);
-        let asked = Ask {
-            method: "POST",
-            target: "/w/?q=1",
-            headers: &[("x-a", "1")],
-            dice: 99,
-            ..Ask::default()
-        };
+        let asked =
+            Ask { method: "POST", target: "/w/?q=1", headers: &[("x-a", "1")], dice: 99, ..Ask::default() };
         assert_eq!(ask(&table, &asked).route, "b", "{other}");
     }
 }
@@ -80,7 +77,10 @@ fn too_much_weight_is_a_finding() {
     for weights in [[Some(60), Some(70)], [Some(150), Some(10)]] {
         let (_table, report) = compiled(&group(&[("a", weights[0]), ("b", weights[1])]));
         assert!(
-            report.findings.iter().any(|finding| finding.field.ends_with("weight") && finding.message.contains("100")),
+            report
+                .findings
+                .iter()
+                .any(|finding| finding.field.ends_with("weight") && finding.message.contains("100")),
             "{weights:?}: {:#?}",
             report.findings,
         );

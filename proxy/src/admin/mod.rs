@@ -83,9 +83,18 @@ async fn connection(stream: TcpStream, peer: SocketAddr, surface: Surface, sourc
 
 type Answer = Response<Full<Bytes>>;
 
-fn answer(method: &Method, uri: &http::Uri, headers: &HeaderMap, full: bool, source: &dyn AdminSource) -> Answer {
+fn answer(
+    method: &Method,
+    uri: &http::Uri,
+    headers: &HeaderMap,
+    full: bool,
+    source: &dyn AdminSource,
+) -> Answer {
     if !is_direct(headers) {
-        return text(StatusCode::FORBIDDEN, "the Host must be an address or localhost, and no web page may ask\n");
+        return text(
+            StatusCode::FORBIDDEN,
+            "the Host must be an address or localhost, and no web page may ask\n",
+        );
     }
     let get = matches!(*method, Method::GET | Method::HEAD);
     match (uri.path(), get) {
@@ -105,7 +114,10 @@ fn answer(method: &Method, uri: &http::Uri, headers: &HeaderMap, full: bool, sou
         ("/config", true) => json(&source.config()),
         ("/explain", true) => {
             let query = |name| parameter(uri.query().unwrap_or_default(), name);
-            match source.explain(&query("method").unwrap_or_else(|| "GET".to_owned()), &query("url").unwrap_or_default()) {
+            match source.explain(
+                &query("method").unwrap_or_else(|| "GET".to_owned()),
+                &query("url").unwrap_or_default(),
+            ) {
                 Ok(explanation) => json(&explanation),
                 Err(wrong) => text(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
             }
@@ -119,8 +131,15 @@ fn answer(method: &Method, uri: &http::Uri, headers: &HeaderMap, full: bool, sou
             text(StatusCode::OK, "shutting down\n")
         }
         (
-            "/ready" | "/live" | "/metrics" | "/config" | "/explain" | "/drain" | "/shutdown"
-            | "/ambassador/v0/check_ready" | "/ambassador/v0/check_alive",
+            "/ready"
+            | "/live"
+            | "/metrics"
+            | "/config"
+            | "/explain"
+            | "/drain"
+            | "/shutdown"
+            | "/ambassador/v0/check_ready"
+            | "/ambassador/v0/check_alive",
             _,
         ) => text(StatusCode::METHOD_NOT_ALLOWED, "GET, or POST for /drain and /shutdown\n"),
         _ => text(
@@ -179,7 +198,9 @@ fn json(value: &serde_json::Value) -> Answer {
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -210,7 +231,10 @@ mod tests {
 
     #[test]
     fn parameters_are_decoded() {
-        assert_eq!(parameter("method=GET&url=http%3A%2F%2Fa%2Fb%3Fc", "url").as_deref(), Some("http://a/b?c"));
+        assert_eq!(
+            parameter("method=GET&url=http%3A%2F%2Fa%2Fb%3Fc", "url").as_deref(),
+            Some("http://a/b?c")
+        );
         assert_eq!(parameter("url=%zz", "url"), None);
         assert_eq!(parameter("a=b", "url"), None);
     }

@@ -42,13 +42,20 @@ where
     let entry = Rc::new(entry);
     let io = TokioIo::new(Timed::new(stream, Rc::clone(&phase), meta.alpn != Some(Alpn::H2)));
     let limits = Arc::clone(&worker.shared.limits);
-    let conn = Rc::new(Conn { worker: Rc::clone(&worker), meta, phase: Rc::clone(&phase), entry: Rc::clone(&entry) });
+    let conn = Rc::new(Conn {
+        worker: Rc::clone(&worker),
+        meta,
+        phase: Rc::clone(&phase),
+        entry: Rc::clone(&entry),
+    });
     let h2 = conn.meta.alpn == Some(Alpn::H2);
     let service = {
         let conn = Rc::clone(&conn);
         service_fn(move |request: Request<Incoming>| {
             let conn = Rc::clone(&conn);
-            async move { Ok::<Response<OutBody<R>>, std::convert::Infallible>(exchange::serve(conn, request).await) }
+            async move {
+                Ok::<Response<OutBody<R>>, std::convert::Infallible>(exchange::serve(conn, request).await)
+            }
         })
     };
     let idle = worker.view().http(&conn.meta).idle_timeout.unwrap_or(limits.idle_timeout);

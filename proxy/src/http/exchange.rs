@@ -11,7 +11,12 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
-use super::{body::OutBody, fields, framing, normalize, prepare, respond, stuck::{Deadline, Watch}, timed::Phase};
+use super::{
+    body::OutBody,
+    fields, framing, normalize, prepare, respond,
+    stuck::{Deadline, Watch},
+    timed::Phase,
+};
 use crate::{
     ConnMeta, Error, Reason,
     message::{Answer, Fields, Head, ReqBody, ResBody, Tally},
@@ -83,10 +88,8 @@ impl<R: Router> Exchange<R> {
     fn begin(conn: Rc<Conn<R>>, request: &Request<Incoming>) -> Rc<Self> {
         conn.phase.begin();
         conn.worker.observe.gauge(Gauge::RequestsActive, 1);
-        let grpc = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| respond::is_grpc(kind.as_bytes()));
+        let grpc =
+            request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| respond::is_grpc(kind.as_bytes()));
         let watch = Watch::of_stream().unwrap_or_else(|| Rc::clone(&conn.phase.watch));
         let exchange = Rc::new(Self {
             view: conn.worker.view(),
@@ -136,7 +139,8 @@ impl<R: Router> Exchange<R> {
         self.outcome.borrow_mut().authority.clone_from(&authority);
         let uri = request.uri().clone();
         let raw_path = if uri.path().is_empty() { "/" } else { uri.path() };
-        let path = normalize::path(raw_path, policy.merge_slashes, policy.reject_escaped_slashes).map_err(refuse)?;
+        let path =
+            normalize::path(raw_path, policy.merge_slashes, policy.reject_escaped_slashes).map_err(refuse)?;
         fields::strip_client_controls(request.headers_mut());
         let request_id = fields::request_id(request.headers_mut(), policy.preserve_request_id);
         {
@@ -225,7 +229,11 @@ impl<R: Router> Exchange<R> {
         self.outcome.borrow_mut().cluster = Some(Arc::clone(&route.cluster.name));
         let body = |incoming: Incoming| {
             use http_body::Body as _;
-            if incoming.is_end_stream() { ReqBody::Empty } else { ReqBody::Incoming(incoming, Rc::clone(&self.up)) }
+            if incoming.is_end_stream() {
+                ReqBody::Empty
+            } else {
+                ReqBody::Incoming(incoming, Rc::clone(&self.up))
+            }
         };
         let request = prepare::upstream_request(request, body, target)?;
         let mut attempts = Attempts::default();
@@ -236,12 +244,21 @@ impl<R: Router> Exchange<R> {
         if framed.is_err() || response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             let upstream = route.cluster.name.to_string();
             let message = "an answer with ambiguous framing, or an upgrade nobody asked for".to_owned();
-            return Err(Error::Upstream { upstream, reason: Reason::UPSTREAM_PROTOCOL, retry: crate::Retry::Never, message });
+            return Err(Error::Upstream {
+                upstream,
+                reason: Reason::UPSTREAM_PROTOCOL,
+                retry: crate::Retry::Never,
+                message,
+            });
         }
         Ok(self.relay(response, target))
     }
 
-    fn relay(self: &Rc<Self>, response: Response<ResBody>, target: &prepare::Target<'_>) -> Response<OutBody<R>> {
+    fn relay(
+        self: &Rc<Self>,
+        response: Response<ResBody>,
+        target: &prepare::Target<'_>,
+    ) -> Response<OutBody<R>> {
         let (mut parts, body) = response.into_parts();
         prepare::response_fields(&mut parts.headers, target.edits, target.policy);
         self.note_trailers(&parts.headers);
@@ -270,7 +287,11 @@ impl<R: Router> Exchange<R> {
     }
 
     fn count_timeout(&self, reason: &Reason) {
-        let counter = if *reason == Reason::STREAM_IDLE { Counter::StreamIdleTimeout } else { Counter::UpstreamTimeout };
+        let counter = if *reason == Reason::STREAM_IDLE {
+            Counter::StreamIdleTimeout
+        } else {
+            Counter::UpstreamTimeout
+        };
         self.conn.worker.observe.count(counter);
     }
 
@@ -314,7 +335,9 @@ impl<R: Router> Exchange<R> {
 
     /// Keeps the gRPC status, which comes in the trailers or, alone, in the head.
     pub(super) fn note_trailers(&self, fields: &HeaderMap) {
-        if self.grpc && let Some(Ok(status)) = fields.get("grpc-status").map(HeaderValue::to_str) {
+        if self.grpc
+            && let Some(Ok(status)) = fields.get("grpc-status").map(HeaderValue::to_str)
+        {
             self.outcome.borrow_mut().grpc_status = status.parse().ok();
         }
     }

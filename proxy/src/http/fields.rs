@@ -84,7 +84,13 @@ pub fn scheme(headers: &HeaderMap, tls: bool, policy: &HttpPolicy) -> Scheme {
 }
 
 /// Sets the forwarded fields from the connection; what the client said about itself stays only behind trusted hops.
-pub fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, scheme: Scheme, authority: &str, policy: &HttpPolicy) {
+pub fn set_forwarded(
+    headers: &mut HeaderMap,
+    client: IpAddr,
+    scheme: Scheme,
+    authority: &str,
+    policy: &HttpPolicy,
+) {
     for spoof in ["x_forwarded_for", "x_forwarded_proto", "x_forwarded_host"] {
         headers.remove(spoof);
     }
@@ -151,8 +157,14 @@ mod tests {
     #[test]
     fn hop_by_hop_fields_go_and_named_ones_too() {
         let mut map = headers(&[
-            ("connection", "close, X-Secret, Host"), ("x-secret", "1"), ("host", "a"), ("upgrade", "h2c"),
-            ("http2-settings", "x"), ("keep-alive", "1"), ("te", "gzip, trailers"), ("accept", "*/*"),
+            ("connection", "close, X-Secret, Host"),
+            ("x-secret", "1"),
+            ("host", "a"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("keep-alive", "1"),
+            ("te", "gzip, trailers"),
+            ("accept", "*/*"),
         ]);
         strip_hop_by_hop(&mut map);
         let mut names: Vec<_> = map.keys().map(HeaderName::as_str).collect();
@@ -164,9 +176,15 @@ mod tests {
     #[test]
     fn forged_identity_and_control_fields_go_in_every_spelling() {
         let mut map = headers(&[
-            ("X-Forwarded-Client-Cert", "By=x"), ("x_forwarded_client_cert", "By=x"), ("x-forwarded_client-cert", "y"),
-            ("l5d-dst-override", "x"), ("L5D_client_id", "x"), ("x-envoy-upstream-rq-timeout-ms", "1"),
-            ("x_envoy_retry_on", "5xx"), ("x-forwarded-for", "1.1.1.1"), ("x-mine", "1"),
+            ("X-Forwarded-Client-Cert", "By=x"),
+            ("x_forwarded_client_cert", "By=x"),
+            ("x-forwarded_client-cert", "y"),
+            ("l5d-dst-override", "x"),
+            ("L5D_client_id", "x"),
+            ("x-envoy-upstream-rq-timeout-ms", "1"),
+            ("x_envoy_retry_on", "5xx"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-mine", "1"),
         ]);
         strip_client_controls(&mut map);
         assert_eq!(map.len(), 2);
@@ -174,8 +192,19 @@ mod tests {
 
     #[test]
     fn forwarded_fields_say_what_the_connection_says() {
-        let mut map = headers(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "evil"), ("x_forwarded_for", "6")]);
-        set_forwarded(&mut map, "::ffff:1.2.3.4".parse().expect("ip"), Scheme::Http, "a.example", &HttpPolicy::default());
+        let mut map = headers(&[
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("x_forwarded_for", "6"),
+        ]);
+        set_forwarded(
+            &mut map,
+            "::ffff:1.2.3.4".parse().expect("ip"),
+            Scheme::Http,
+            "a.example",
+            &HttpPolicy::default(),
+        );
         assert_eq!(map["x-forwarded-for"], "6.6.6.6, 1.2.3.4");
         assert_eq!(map["x-forwarded-proto"], "http");
         assert_eq!(map["x-forwarded-host"], "a.example");

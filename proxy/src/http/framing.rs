@@ -89,7 +89,9 @@ pub fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Str
         return Err(Reject::host("Host and :authority differ"));
     }
     let chosen = target.or(text).ok_or_else(|| Reject::host("no Host"))?;
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%' | b'~');
+    let allowed = |b: u8| {
+        b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%' | b'~')
+    };
     if chosen.is_empty() || chosen.len() > 255 + 6 || !chosen.bytes().all(allowed) {
         return Err(Reject::host("a Host that no name or address can be"));
     }
@@ -145,7 +147,8 @@ mod tests {
     #[test]
     fn expect_counts_by_its_exact_value() {
         assert!(request(Version::HTTP_11, &headers(&[("expect", "100-Continue")])).is_ok());
-        let refused = request(Version::HTTP_11, &headers(&[("expect", "100-continue, x")])).expect_err("refused");
+        let refused =
+            request(Version::HTTP_11, &headers(&[("expect", "100-continue, x")])).expect_err("refused");
         assert_eq!(refused.status, StatusCode::EXPECTATION_FAILED);
     }
 }

@@ -44,11 +44,15 @@ pub(super) fn upstream_request(
     apply(&mut headers, &target.edits.remove_request, &target.edits.add_request);
     match &target.edits.authority {
         Some(authority) => headers.insert(header::HOST, authority.clone()),
-        None => HeaderValue::from_str(target.authority).ok().and_then(|host| headers.insert(header::HOST, host)),
+        None => {
+            HeaderValue::from_str(target.authority).ok().and_then(|host| headers.insert(header::HOST, host))
+        }
     };
-    let uri = joined(path, target.query).parse::<PathAndQuery>().map(Uri::from).map_err(|error| Error::Downstream {
-        reason: Reason::BAD_PATH,
-        message: format!("the rewritten path is no path: {error}"),
+    let uri = joined(path, target.query).parse::<PathAndQuery>().map(Uri::from).map_err(|error| {
+        Error::Downstream {
+            reason: Reason::BAD_PATH,
+            message: format!("the rewritten path is no path: {error}"),
+        }
     })?;
     let mut out = Request::new(body(incoming));
     *out.method_mut() = parts.method;

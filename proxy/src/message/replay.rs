@@ -58,7 +58,8 @@ impl<B> fmt::Debug for Replay<B> {
 impl<B> Replay<B> {
     /// The first sending of a body.
     pub fn new(source: B) -> Self {
-        let kept = Kept { source, passed: Vec::new(), next: 0, bytes: 0, keeping: true, ended: false, turn: 0 };
+        let kept =
+            Kept { source, passed: Vec::new(), next: 0, bytes: 0, keeping: true, ended: false, turn: 0 };
         Self { kept: Rc::new(RefCell::new(kept)), turn: 0 }
     }
 
@@ -123,7 +124,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let kept = &mut *self.kept.borrow_mut();
         if kept.turn != self.turn {
             return Poll::Pending;
@@ -147,7 +151,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
 
     fn is_end_stream(&self) -> bool {
         let kept = self.kept.borrow();
-        kept.turn == self.turn && kept.next >= kept.passed.len() && (kept.ended || kept.source.is_end_stream())
+        kept.turn == self.turn
+            && kept.next >= kept.passed.len()
+            && (kept.ended || kept.source.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

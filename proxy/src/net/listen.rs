@@ -37,8 +37,12 @@ impl Listening {
         let failed = |source: io::Error| StartError {
             what: format!("listen on {} for {}", spec.bind, spec.name),
             remedy: match source.kind() {
-                io::ErrorKind::AddrInUse => "another program (or a second copy of this one) has the port; choose another",
-                io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one",
+                io::ErrorKind::AddrInUse => {
+                    "another program (or a second copy of this one) has the port; choose another"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one"
+                }
                 _ => "is this an address of this machine?",
             },
             source,
@@ -135,7 +139,9 @@ fn is_connections_own(error: &io::Error) -> bool {
 /// Without reuse-port, so that a second copy is told. `::` takes IPv4 as well; where IPv6 is off, 0.0.0.0 is bound.
 fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     match socket(addr) {
-        Err(error) if addr.ip().is_unspecified() && addr.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse => {
+        Err(error)
+            if addr.ip().is_unspecified() && addr.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse =>
+        {
             socket(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port()))
         }
         bound => bound,

@@ -68,7 +68,9 @@ fn version2(bytes: &[u8]) -> Header {
         return Header::Malformed;
     }
     let Some(addresses) = bytes.get(16..16 + length) else { return Header::Incomplete };
-    let port = |at: usize| addresses.get(at..).and_then(|port| port.first_chunk::<2>()).map(|port| u16::from_be_bytes(*port));
+    let port = |at: usize| {
+        addresses.get(at..).and_then(|port| port.first_chunk::<2>()).map(|port| u16::from_be_bytes(*port))
+    };
     let source = match (version_command & 0xf, family >> 4) {
         (1, 1) => {
             let ip = addresses.first_chunk::<4>().map(|ip| IpAddr::V4(Ipv4Addr::from(*ip)));

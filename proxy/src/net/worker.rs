@@ -53,7 +53,10 @@ impl WorkerHandle {
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let (shared, load) = runtime_of;
             // A local runtime belongs to the thread that builds it.
-            let runtime = Builder::new_current_thread().enable_all().event_interval(256).build_local(LocalOptions::default());
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .event_interval(256)
+                .build_local(LocalOptions::default());
             match runtime {
                 Ok(runtime) => runtime.block_on(run(shared, load, waiting)),
                 Err(error) => tracing::error!(%error, "a worker cannot start"),
@@ -127,7 +130,11 @@ impl<R: Router> Drop for Open<R> {
     }
 }
 
-async fn run<R: Router>(shared: Arc<Shared<R>>, load: Arc<AtomicUsize>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+async fn run<R: Router>(
+    shared: Arc<Shared<R>>,
+    load: Arc<AtomicUsize>,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+) {
     let observe = shared.observe.worker();
     let upstream = Upstream::new(
         Arc::clone(&shared.limits),
@@ -157,7 +164,12 @@ async fn run<R: Router>(shared: Arc<Shared<R>>, load: Arc<AtomicUsize>, mut jobs
     worker.upstream.drain();
 }
 
-fn start<R: Router>(worker: &Rc<Worker<R>>, stream: std::net::TcpStream, peer: SocketAddr, spec: Arc<ListenerSpec>) {
+fn start<R: Router>(
+    worker: &Rc<Worker<R>>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    spec: Arc<ListenerSpec>,
+) {
     worker.observe.gauge(Gauge::DownstreamOpen, 1);
     let open = Open(Rc::clone(worker));
     match tokio::net::TcpStream::from_std(stream) {

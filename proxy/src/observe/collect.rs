@@ -1,6 +1,10 @@
 //! Summing the workers' slabs at scrape, in the Prometheus text format.
 
-use std::{collections::BTreeMap, fmt, sync::{Arc, atomic::Ordering::Relaxed}};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -38,13 +42,18 @@ struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for (counter, name) in Counter::ALL {
-            let total: u64 = self.sum(|slab| slab.counters.get(*counter as usize).map_or(0, |cell| cell.load(Relaxed)));
+            let total: u64 =
+                self.sum(|slab| slab.counters.get(*counter as usize).map_or(0, |cell| cell.load(Relaxed)));
             let metric = encoder.encode_descriptor(name, "Events of this kind", None, MetricType::Counter)?;
             ConstCounter::new(total).encode(metric)?;
         }
         for (gauge, name) in Gauge::ALL {
-            let total: i64 =
-                self.slabs.iter().filter_map(|slab| slab.gauges.get(*gauge as usize)).map(|cell| cell.load(Relaxed)).sum();
+            let total: i64 = self
+                .slabs
+                .iter()
+                .filter_map(|slab| slab.gauges.get(*gauge as usize))
+                .map(|cell| cell.load(Relaxed))
+                .sum();
             let metric = encoder.encode_descriptor(name, "Present number", None, MetricType::Gauge)?;
             ConstGauge::new(total).encode(metric)?;
         }
@@ -102,14 +111,19 @@ impl Scrape {
             None,
             MetricType::Histogram,
         )?;
-        #[allow(clippy::cast_precision_loss, reason = "microseconds of a process's life fit a double's 52 bits")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "microseconds of a process's life fit a double's 52 bits"
+        )]
         let seconds = |us: u64| us as f64 / 1e6;
         let counts: Vec<(f64, u64)> = BUCKETS_US
             .iter()
             .map(|bound| seconds(*bound))
             .chain([f64::MAX])
             .enumerate()
-            .map(|(index, bound)| (bound, self.sum(|slab| slab.buckets.get(index).map_or(0, |cell| cell.load(Relaxed)))))
+            .map(|(index, bound)| {
+                (bound, self.sum(|slab| slab.buckets.get(index).map_or(0, |cell| cell.load(Relaxed))))
+            })
             .collect();
         let total = counts.iter().map(|(_, count)| count).sum();
         let sum = seconds(self.sum(|slab| slab.latency_sum_us.load(Relaxed)));

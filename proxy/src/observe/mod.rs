@@ -62,8 +62,10 @@ pub struct Observe {
 }
 
 /// Upper bounds of the latency buckets, in microseconds.
-const BUCKETS_US: [u64; 14] =
-    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
+const BUCKETS_US: [u64; 14] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000,
+];
 
 /// The counters of one worker, written by it alone and read at scrape.
 #[derive(Debug, Default)]
@@ -115,7 +117,12 @@ impl Observe {
 
     /// The sum of a counter over all workers.
     pub fn total(&self, counter: Counter) -> u64 {
-        self.slabs.lock().iter().filter_map(|slab| slab.counters.get(counter as usize)).map(|c| c.load(Relaxed)).sum()
+        self.slabs
+            .lock()
+            .iter()
+            .filter_map(|slab| slab.counters.get(counter as usize))
+            .map(|c| c.load(Relaxed))
+            .sum()
     }
 
     /// Waits until every line that was accepted is written.

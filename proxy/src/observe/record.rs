@@ -111,7 +111,10 @@ impl Record<'_> {
         match self.reason.code() {
             "no_route" | "no_host" => "NR",
             "no_endpoints" => "UH",
-            "upstream_connect_failed" | "upstream_connect_timeout" | "upstream_tls_failed" | "upstream_dns" => "UF",
+            "upstream_connect_failed"
+            | "upstream_connect_timeout"
+            | "upstream_tls_failed"
+            | "upstream_dns" => "UF",
             "upstream_timeout" => "UT",
             "upstream_reset" => "UC",
             "upstream_overflow" => "UO",

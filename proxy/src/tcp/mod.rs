@@ -95,8 +95,12 @@ where
     let both = async {
         // A direction that ends leaves the other open; one that breaks ends both, or the other side would hang.
         tokio::try_join!(
-            async { copy(&mut from_client, &mut to_upstream, up).await.map_err(|_gone| Reason::DOWNSTREAM_RESET) },
-            async { copy(&mut from_upstream, &mut to_client, down).await.map_err(|_gone| Reason::UPSTREAM_RESET) },
+            async {
+                copy(&mut from_client, &mut to_upstream, up).await.map_err(|_gone| Reason::DOWNSTREAM_RESET)
+            },
+            async {
+                copy(&mut from_upstream, &mut to_client, down).await.map_err(|_gone| Reason::UPSTREAM_RESET)
+            },
         )
     };
     tokio::pin!(both);
@@ -133,7 +137,11 @@ where
 }
 
 /// Copies one direction to its end and says so to the other side: half-closed connections stay half open.
-async fn copy<A: AsyncRead + Unpin, B: AsyncWrite + Unpin>(from: &mut A, to: &mut B, tally: &Tally) -> std::io::Result<()> {
+async fn copy<A: AsyncRead + Unpin, B: AsyncWrite + Unpin>(
+    from: &mut A,
+    to: &mut B,
+    tally: &Tally,
+) -> std::io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let count = from.read(&mut buffer).await?;

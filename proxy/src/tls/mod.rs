@@ -24,7 +24,13 @@ use crate::{
 type Io = Prefixed<TcpStream>;
 
 /// Terminates TLS (or passes it through) and serves what is inside.
-pub(crate) async fn serve<R: Router>(worker: Rc<Worker<R>>, stream: Io, mut meta: ConnMeta, entry: Entry, layer: Layer) {
+pub(crate) async fn serve<R: Router>(
+    worker: Rc<Worker<R>>,
+    stream: Io,
+    mut meta: ConnMeta,
+    entry: Entry,
+    layer: Layer,
+) {
     let shared = &worker.shared;
     if shared.handshakes.fetch_add(1, Relaxed) >= shared.limits.max_handshakes {
         shared.handshakes.fetch_sub(1, Relaxed);
@@ -119,7 +125,10 @@ async fn handshake<R: Router>(
         }
     };
     let current = profile.current().map_err(|problem| Failed::new(problem.code, &problem.message))?;
-    if current.credential.dev && !worker.shared.allow_dev_identity && !meta.local.ip().to_canonical().is_loopback() {
+    if current.credential.dev
+        && !worker.shared.allow_dev_identity
+        && !meta.local.ip().to_canonical().is_loopback()
+    {
         let message = "a certificate of the dev authority is not presented beyond loopback without --allow-dev-identity";
         return Err(Failed::new(Reason::SERVER_IDENTITY_UNAVAILABLE, message));
     }
@@ -138,7 +147,10 @@ async fn handshake<R: Router>(
     });
     meta.tls = Some(TlsMeta {
         version: session.protocol_version().map_or("TLS", version),
-        cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default(),
+        cipher: session
+            .negotiated_cipher_suite()
+            .and_then(|suite| suite.suite().as_str())
+            .unwrap_or_default(),
         profile,
     });
     Ok(Shaken::Terminated(Box::new(stream), current.generation))

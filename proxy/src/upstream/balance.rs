@@ -33,7 +33,13 @@ fn cost(endpoint: &Endpoint) -> (bool, u64) {
 mod tests {
     use std::sync::Arc;
 
-    use super::{super::{Transport, endpoint::{Lease, Load}}, *};
+    use super::{
+        super::{
+            Transport,
+            endpoint::{Lease, Load},
+        },
+        *,
+    };
 
     fn endpoints(count: u16) -> Vec<Endpoint> {
         let transport = Arc::new(Transport::Plain);

@@ -75,7 +75,8 @@ impl AddressPolicy {
             return Some("is loopback");
         }
         let same = |own: &SocketAddr| {
-            own.port() == addr.port() && (own.ip().to_canonical() == ip || (own.ip().is_unspecified() && ip.is_loopback()))
+            own.port() == addr.port()
+                && (own.ip().to_canonical() == ip || (own.ip().is_unspecified() && ip.is_loopback()))
         };
         self.own.iter().any(same).then_some("is one of our own listeners")
     }
@@ -141,7 +142,9 @@ impl Cluster {
     /// Replaces the addresses; what balancing knows of those that stay is kept.
     pub fn set_addresses(&self, addresses: &[SocketAddr]) {
         let old = self.endpoints.load();
-        let kept = |addr: &SocketAddr| old.iter().find(|endpoint| endpoint.addr == *addr).map(|e| Arc::clone(&e.load));
+        let kept = |addr: &SocketAddr| {
+            old.iter().find(|endpoint| endpoint.addr == *addr).map(|e| Arc::clone(&e.load))
+        };
         let endpoint = |addr: &SocketAddr| Endpoint {
             addr: *addr,
             transport: Arc::clone(&self.transport),
@@ -150,7 +153,8 @@ impl Cluster {
             zone: None,
             load: kept(addr).unwrap_or_else(|| Arc::new(Load::default())),
         };
-        let same = old.len() == addresses.len() && old.iter().zip(addresses).all(|(endpoint, addr)| endpoint.addr == *addr);
+        let same = old.len() == addresses.len()
+            && old.iter().zip(addresses).all(|(endpoint, addr)| endpoint.addr == *addr);
         if !same {
             self.endpoints.store(Arc::new(addresses.iter().map(endpoint).collect()));
         }
@@ -236,11 +240,22 @@ mod tests {
     fn addresses_that_no_upstream_may_have() {
         let own = vec!["[::]:8080".parse().expect("addr"), "127.0.0.1:8877".parse().expect("addr")];
         let strict = AddressPolicy { allow_loopback: false, allow: Vec::new(), own: own.clone() };
-        for bad in ["127.0.0.1:1", "[::1]:1", "169.254.169.254:80", "[fe80::1]:80", "[::ffff:169.254.169.254]:80", "0.0.0.0:80", "[fd00:ec2::254]:80", "[::ffff:127.0.0.1]:5", "224.0.0.1:80"] {
+        for bad in [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "169.254.169.254:80",
+            "[fe80::1]:80",
+            "[::ffff:169.254.169.254]:80",
+            "0.0.0.0:80",
+            "[fd00:ec2::254]:80",
+            "[::ffff:127.0.0.1]:5",
+            "224.0.0.1:80",
+        ] {
             assert!(strict.refuses(bad.parse().expect(bad)).is_some(), "{bad}");
         }
         assert!(strict.refuses("10.0.0.1:80".parse().expect("addr")).is_none());
-        let laptop = AddressPolicy { allow_loopback: true, allow: vec!["169.254.1.0/24".parse().expect("net")], own };
+        let laptop =
+            AddressPolicy { allow_loopback: true, allow: vec!["169.254.1.0/24".parse().expect("net")], own };
         assert!(laptop.refuses("127.0.0.1:9000".parse().expect("addr")).is_none());
         assert!(laptop.refuses("127.0.0.1:8877".parse().expect("addr")).is_some());
         assert!(laptop.refuses("127.0.0.1:8080".parse().expect("addr")).is_some());

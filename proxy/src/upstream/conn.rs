@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     Endpoint, Protocol, Transport,
-    connect::{Connected, ConnFacts, failed},
+    connect::{ConnFacts, Connected, failed},
     stream::{Heard, Stream},
 };
 use crate::{
@@ -162,13 +162,18 @@ impl Opener<'_> {
         let entry = self.register(endpoint, &conn)?;
         let mut builder = http1::Builder::new();
         builder.max_headers(MAX_ANSWER_FIELDS);
-        let broken = |error: hyper::Error| failed(endpoint.addr, Reason::UPSTREAM_PROTOCOL, error.to_string());
+        let broken =
+            |error: hyper::Error| failed(endpoint.addr, Reason::UPSTREAM_PROTOCOL, error.to_string());
         let (sender, running) = builder.handshake(TokioIo::new(connected.stream)).await.map_err(broken)?;
         self.drive(entry, &conn, Owned::default(), running);
         Ok((Sender::Http1(sender), conn))
     }
 
-    async fn open_http2(&self, endpoint: &Endpoint, connected: Connected) -> Result<(Sender, Rc<Pooled>), Error> {
+    async fn open_http2(
+        &self,
+        endpoint: &Endpoint,
+        connected: Connected,
+    ) -> Result<(Sender, Rc<Pooled>), Error> {
         let heard = Arc::clone(connected.stream.heard());
         let mut owned = Owned::default();
         let mut builder = http2::Builder::new(owned.tasks.clone());

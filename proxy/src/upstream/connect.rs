@@ -1,6 +1,11 @@
 //! Making one connection: TCP, TLS, and the identity check before the first application byte.
 
-use std::{io, net::SocketAddr, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use identity::{PeerId, SpiffeId, verify};
 use rustls_pki_types::ServerName;
@@ -46,20 +51,30 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Error> {
     // An identity that is not there must not cost the upstream a connection.
     let tls = match &*endpoint.transport {
         Transport::Plain => None,
-        Transport::Tls(tls) => Some((tls, tls.profile.current().map_err(|problem| Error::Identity {
-            upstream: addr.to_string(),
-            reason: Reason::new(problem.code),
-            message: problem.message.to_string(),
-        })?)),
+        Transport::Tls(tls) => Some((
+            tls,
+            tls.profile.current().map_err(|problem| Error::Identity {
+                upstream: addr.to_string(),
+                reason: Reason::new(problem.code),
+                message: problem.message.to_string(),
+            })?,
+        )),
     };
-    let tcp = TcpStream::connect(addr).await.map_err(|error| failed(addr, Reason::CONNECT_FAILED, error.to_string()))?;
+    let tcp = TcpStream::connect(addr)
+        .await
+        .map_err(|error| failed(addr, Reason::CONNECT_FAILED, error.to_string()))?;
     // Without it each new connection waits 40 ms for a delayed ACK (performance.md, traps).
     let _not_fatal = tcp.set_nodelay(true);
     // A peer that vanished is noticed on idle connections too.
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     let _not_fatal = socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
     let Some((tls, current)) = tls else {
-        return Ok(Connected { stream: Stream::plain(tcp), facts: Arc::default(), h2: false, offered_alpn: false });
+        return Ok(Connected {
+            stream: Stream::plain(tcp),
+            facts: Arc::default(),
+            h2: false,
+            offered_alpn: false,
+        });
     };
     let name = tls.sni.clone().unwrap_or_else(|| ServerName::IpAddress(addr.ip().into()));
     let connector = TlsConnector::from(Arc::clone(&current.config));

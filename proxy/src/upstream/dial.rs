@@ -47,7 +47,11 @@ impl Tried {
 
 impl Dial<'_> {
     /// Connects to any endpoint.
-    pub(super) async fn any(&self, endpoints: &[Endpoint], tried: &mut Tried) -> Result<(Connected, Endpoint), Error> {
+    pub(super) async fn any(
+        &self,
+        endpoints: &[Endpoint],
+        tried: &mut Tried,
+    ) -> Result<(Connected, Endpoint), Error> {
         let mut outcome = Err(no_endpoints(self.cluster));
         while let Some(endpoint) = tried.next(endpoints) {
             outcome = self.run(endpoints, endpoint, tried).await;
@@ -177,7 +181,11 @@ pub(super) async fn endpoints(
         };
         endpoints = cluster.endpoints();
         if let (true, Some(message)) = (endpoints.is_empty(), failure) {
-            return Err(Error::Connect { upstream: cluster.name.to_string(), reason: Reason::UPSTREAM_DNS, message });
+            return Err(Error::Connect {
+                upstream: cluster.name.to_string(),
+                reason: Reason::UPSTREAM_DNS,
+                message,
+            });
         }
     }
     if endpoints.is_empty() {

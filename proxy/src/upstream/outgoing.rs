@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, uri::P
 
 use crate::{
     Error, Reason,
-    message::{ReqBody, Replay},
+    message::{Replay, ReqBody},
 };
 
 /// A request that may be sent several times, but whose body never runs twice by accident.
@@ -113,7 +113,8 @@ fn origin_form(mut request: Request<ReqBody>) -> Request<ReqBody> {
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
         request.headers_mut().insert(header::HOST, host);
-        let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let target =
+            request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(target);
         *request.version_mut() = Version::HTTP_11;
     }
@@ -125,7 +126,11 @@ mod tests {
     use super::*;
 
     fn request(uri: &'static str) -> Request<ReqBody> {
-        Request::get(uri).header("host", "orders.shop:81").header("x-a", "1").body(ReqBody::Empty).expect("valid")
+        Request::get(uri)
+            .header("host", "orders.shop:81")
+            .header("x-a", "1")
+            .body(ReqBody::Empty)
+            .expect("valid")
     }
 
     #[test]

@@ -79,7 +79,8 @@ async fn run(dns: TokioResolver, service: ServiceRef, cluster: Weak<Cluster>) {
         let Some(cluster) = cluster.upgrade() else { return };
         let wait = match answer {
             Ok(found) => {
-                let mut addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, service.port)).collect();
+                let mut addresses: Vec<_> =
+                    found.iter().map(|ip| SocketAddr::new(ip, service.port)).collect();
                 // Servers rotate their answers: the order says nothing.
                 addresses.sort_unstable();
                 addresses.dedup();

@@ -103,7 +103,12 @@ mod tests {
     use crate::Reason;
 
     fn upstream(retry: Retry) -> Error {
-        Error::Upstream { upstream: "u".to_owned(), reason: Reason::UPSTREAM_RESET, retry, message: String::new() }
+        Error::Upstream {
+            upstream: "u".to_owned(),
+            reason: Reason::UPSTREAM_RESET,
+            retry,
+            message: String::new(),
+        }
     }
 
     fn connect() -> Error {

@@ -80,7 +80,14 @@ impl Upstream {
         registry: Arc<Registry>,
         observe: Rc<WorkerObserve>,
     ) -> Rc<Self> {
-        Rc::new(Self { pool: Rc::default(), driving: RefCell::default(), limits, addresses, registry, observe })
+        Rc::new(Self {
+            pool: Rc::default(),
+            driving: RefCell::default(),
+            limits,
+            addresses,
+            registry,
+            observe,
+        })
     }
 
     /// Picks an endpoint, takes or makes a connection, checks the peer's identity before the first byte, sends, and gives
@@ -129,7 +136,8 @@ impl Upstream {
         let mut tried = Tried::default();
         let dialled = search.with(self, &addresses).any(&endpoints, &mut tried).await;
         attempts.upstream = tried.last;
-        let (connected, endpoint) = dialled.inspect_err(|error| attempts.failure = Some(error.to_string()))?;
+        let (connected, endpoint) =
+            dialled.inspect_err(|error| attempts.failure = Some(error.to_string()))?;
         note(attempts, endpoint.addr, &connected.facts);
         Ok(Box::new(connected.stream))
     }
@@ -251,7 +259,8 @@ impl Upstream {
         let Ready { sender, conn, endpoint, lease, reused } = ready;
         conn.last_used.set(Instant::now());
         let http2 = matches!(sender, Sender::Http2(_));
-        let sent = Sent { upstream: endpoint.addr, conn: &conn, reused, heard_before: conn.heard.bytes(), http2 };
+        let sent =
+            Sent { upstream: endpoint.addr, conn: &conn, reused, heard_before: conn.heard.bytes(), http2 };
         let mut failed = |mut error: TrySendError<Request<ReqBody>>| {
             let returned = error.take_message();
             let failure = sent.failed(&error.into_error(), returned.is_some());

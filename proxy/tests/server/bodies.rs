@@ -64,11 +64,15 @@ async fn resident_growth(meanwhile: Duration) -> usize {
 async fn an_early_answer_arrives_while_the_body_is_still_coming_and_the_connection_ends() {
     let rig = Rig::start(Table::new(upstream().await));
     let mut stream = rig.connect().await;
-    stream.write_all(b"POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nstart").await.unwrap();
+    stream
+        .write_all(b"POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nstart")
+        .await
+        .unwrap();
     let seen = to_end(&mut stream).await;
     assert!(seen.starts_with("HTTP/1.1 403") && seen.ends_with("early"), "{seen}");
     let mut client = rig.h2().await;
-    let response = client.send_request(Request::post("http://a/early").body(chunks(64, None)).unwrap()).await.unwrap();
+    let response =
+        client.send_request(Request::post("http://a/early").body(chunks(64, None)).unwrap()).await.unwrap();
     assert_eq!(response.status(), 403);
     assert_eq!(text(client.send_request(get2("/count")).await.unwrap()).await, "0 ");
 }

@@ -49,14 +49,32 @@ async fn ambiguous_messages_are_refused_and_the_upstream_sees_nothing_of_them() 
     let (rig, seen) = rig().await;
     let tail = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     let refused = [
-        ("CL.TE", format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\ntransfer-encoding: chunked\r\n\r\n{tail}")),
-        ("TE.CL", format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 6\r\n\r\n{tail}")),
-        ("TE.TE", format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: x\r\n\r\n{tail}")),
+        (
+            "CL.TE",
+            format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\ntransfer-encoding: chunked\r\n\r\n{tail}"
+            ),
+        ),
+        (
+            "TE.CL",
+            format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 6\r\n\r\n{tail}"
+            ),
+        ),
+        (
+            "TE.TE",
+            format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: x\r\n\r\n{tail}"
+            ),
+        ),
         ("twice", format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, chunked\r\n\r\n{tail}")),
         ("gzip", format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n{tail}")),
         ("xchunked", format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n{tail}")),
         ("1.0 with TE", format!("POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{tail}")),
-        ("two lengths", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab".to_owned()),
+        (
+            "two lengths",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab".to_owned(),
+        ),
         ("list", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 1\r\n\r\na".to_owned()),
         ("plus", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\na".to_owned()),
         ("space before colon", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length : 1\r\n\r\na".to_owned()),
@@ -82,7 +100,8 @@ async fn ambiguous_messages_are_refused_and_the_upstream_sees_nothing_of_them() 
 #[tokio::test]
 async fn a_pipelined_chunked_request_is_forwarded_with_one_framing_and_the_connection_ends_after_it() {
     let (rig, seen) = rig().await;
-    let both = "POST /b HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let both =
+        "POST /b HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     let after = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     let answers = rig.raw(format!("GET /a HTTP/1.1\r\nhost: a\r\n\r\n{both}{after}").as_bytes()).await;
     let kept = String::from_utf8_lossy(&seen.lock()).into_owned();
@@ -115,8 +134,21 @@ async fn what_is_forwarded_is_clean() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let kept = String::from_utf8_lossy(&seen.lock()).to_lowercase();
     assert!(kept.starts_with("get /c http/1.1\r\n"), "{kept}");
-    assert!(kept.contains("\r\nhost: b.example\r\n") && kept.contains("\r\nx-forwarded-for: 127.0.0.1\r\n"), "{kept}");
-    for gone in ["client", "rq-timeout", "1.1.1.1", "x-mine", "keep-alive", "proxy-connection", "upgrade", "settings", "te:"] {
+    assert!(
+        kept.contains("\r\nhost: b.example\r\n") && kept.contains("\r\nx-forwarded-for: 127.0.0.1\r\n"),
+        "{kept}"
+    );
+    for gone in [
+        "client",
+        "rq-timeout",
+        "1.1.1.1",
+        "x-mine",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "settings",
+        "te:",
+    ] {
         assert!(!kept.contains(gone), "{gone} in {kept}");
     }
 }
@@ -139,7 +171,8 @@ async fn an_answer_with_two_readings_is_a_502_and_its_connection_is_not_used_aga
             stream.write_all(answer.as_bytes()).await.unwrap();
             to_end(&mut stream).await;
         };
-        let (seen, ()) = tokio::join!(rig.raw(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"), upstream);
+        let (seen, ()) =
+            tokio::join!(rig.raw(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"), upstream);
         assert!(seen.starts_with("HTTP/1.1 502"), "{answer:?}: {seen:?}");
     }
 }

@@ -14,7 +14,8 @@ async fn a_head_that_does_not_end_is_cut_wherever_it_stops() {
     let whole = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut cut = 0;
     // `P` may still become HTTP/2's preface; the last one is the second request of its connection.
-    for begun in ["P".to_owned(), "PRI * HTTP/2.0\r\n".to_owned(), "GET / HT".to_owned(), format!("{whole}G")] {
+    for begun in ["P".to_owned(), "PRI * HTTP/2.0\r\n".to_owned(), "GET / HT".to_owned(), format!("{whole}G")]
+    {
         let mut stream = rig.connect().await;
         let started = Instant::now();
         if let Some(second) = begun.strip_prefix(whole) {

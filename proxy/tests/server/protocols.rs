@@ -15,7 +15,10 @@ async fn http1_keeps_the_connection_and_sets_its_own_fields() {
         let response = client.send_request(get("/a/../b?c=%20d")).await.unwrap();
         assert_eq!(response.status(), 200);
         let fields = response.headers().clone();
-        assert_eq!((&fields["server"], &fields["x-upstream"]), (&"selvedge".parse().unwrap(), &"yes".parse().unwrap()));
+        assert_eq!(
+            (&fields["server"], &fields["x-upstream"]),
+            (&"selvedge".parse().unwrap(), &"yes".parse().unwrap())
+        );
         assert!(!fields.contains_key("keep-alive"), "hop-by-hop fields of the upstream stay behind");
         let seen = text(response).await;
         assert!(seen.starts_with("GET /b?c=%20d\n"), "{seen}");
@@ -56,7 +59,9 @@ async fn a_body_is_asked_for_only_when_somebody_wants_it() {
     table.decide = Box::new(|head| (head.path == "/refused").then(|| answer(403, Reason::NO_ROUTE)));
     let rig = Rig::start(table);
     let head = |path: &str| {
-        format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n")
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n"
+        )
     };
     let mut stream = rig.connect().await;
     stream.write_all(head("/count").as_bytes()).await.unwrap();
@@ -107,7 +112,10 @@ async fn a_grpc_client_gets_our_errors_as_trailers_only_and_others_as_statuses()
     let rig = Rig::start(table);
     let mut client = rig.h2().await;
     let response = client.send_request(grpc("/x")).await.unwrap();
-    assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &"12".parse().unwrap()));
+    assert_eq!(
+        (response.status(), &response.headers()["grpc-status"]),
+        (StatusCode::OK, &"12".parse().unwrap())
+    );
     assert_eq!(response.headers()["content-type"], "application/grpc");
     let mut web = grpc("/x");
     web.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc-web+proto"));
@@ -130,13 +138,14 @@ async fn a_published_table_is_seen_by_new_requests_and_leaves_running_ones_alone
     let client = rig.h2().await;
     let (mut first, mut second) = (client.clone(), client);
     let (stream, running) = tokio::io::duplex(1024);
-    let body = http_body_util::StreamBody::new(futures_util::stream::unfold(running, |mut running| async move {
-        use tokio::io::AsyncReadExt as _;
-        let mut byte = [0];
-        running.read_exact(&mut byte).await.ok()?;
-        let frame = http_body::Frame::data(bytes::Bytes::copy_from_slice(&byte));
-        Some((Ok(frame), running))
-    }));
+    let body =
+        http_body_util::StreamBody::new(futures_util::stream::unfold(running, |mut running| async move {
+            use tokio::io::AsyncReadExt as _;
+            let mut byte = [0];
+            running.read_exact(&mut byte).await.ok()?;
+            let frame = http_body::Frame::data(bytes::Bytes::copy_from_slice(&byte));
+            Some((Ok(frame), running))
+        }));
     let request = Request::post("http://example.org/echo").body(body.boxed_unsync()).unwrap();
     let mut stream = stream;
     stream.write_all(b"a").await.unwrap();

@@ -15,11 +15,10 @@ use proxy::{
     message::{Answer, Edits, Head},
     net::{Layer, ListenerSpec, Server, Settings},
     observe::{AccessLog, Counter, Observe},
-    route::{
-        Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router,
-    },
+    route::{Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router},
     upstream::{
-        AddressPolicy, Clusters, EndpointOrigin, Protocol, RetryPolicy, ServiceRef, Tag, Transport, TransportKey,
+        AddressPolicy, Clusters, EndpointOrigin, Protocol, RetryPolicy, ServiceRef, Tag, Transport,
+        TransportKey,
     },
 };
 use tokio::{
@@ -165,13 +164,17 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(crate) type H1 = hyper::client::conn::http1::SendRequest<Body>;
 pub(crate) type H2 = hyper::client::conn::http2::SendRequest<Body>;
 
-pub(crate) async fn h1<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static>(io: S) -> H1 {
+pub(crate) async fn h1<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static>(
+    io: S,
+) -> H1 {
     let (sender, running) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
     tokio::spawn(running);
     sender
 }
 
-pub(crate) async fn h2<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static>(io: S) -> H2 {
+pub(crate) async fn h2<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static>(
+    io: S,
+) -> H2 {
     let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
     let (sender, running) = builder.handshake(TokioIo::new(io)).await.unwrap();
     tokio::spawn(running);
@@ -245,7 +248,8 @@ pub(crate) async fn upstream() -> SocketAddr {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
-                let service = hyper::service::service_fn(|request| async { Ok::<_, Infallible>(act(request).await) });
+                let service =
+                    hyper::service::service_fn(|request| async { Ok::<_, Infallible>(act(request).await) });
                 let auto = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 drop(auto.serve_connection(TokioIo::new(stream), service).await);
             });

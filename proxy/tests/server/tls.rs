@@ -6,8 +6,8 @@ use std::{
 };
 
 use identity::{
-    Bundle, ClientAuth, Credential, Material, PeerRule, ServerProfile, ServerSpec, Source, SourceRef, Trust, TrustDomain,
-    Verify, Versions,
+    Bundle, ClientAuth, Credential, Material, PeerRule, ServerProfile, ServerSpec, Source, SourceRef, Trust,
+    TrustDomain, Verify, Versions,
     dev::{Ca, Minted},
 };
 use proxy::{
@@ -130,7 +130,12 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
     }
 }
 
-async fn dial(rig: &Rig, sni: &str, alpn: &str, cert: Option<&Minted>) -> std::io::Result<TlsStream<TcpStream>> {
+async fn dial(
+    rig: &Rig,
+    sni: &str,
+    alpn: &str,
+    cert: Option<&Minted>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let builder = rustls::ClientConfig::builder_with_provider(identity::provider::provider());
     let builder = builder.with_safe_default_protocol_versions().unwrap();
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody));

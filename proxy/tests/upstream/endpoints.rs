@@ -7,7 +7,10 @@ use proxy::{
     observe::Counter,
     upstream::{AddressPolicy, Attempts, ClusterPolicy, Protocol},
 };
-use tokio::{io::{AsyncReadExt as _, AsyncWriteExt as _}, time::Instant};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::Instant,
+};
 
 use super::support::*;
 
@@ -20,7 +23,10 @@ fn a_refused_connection_is_told_at_once() {
         let begin = Instant::now();
         let (answer, attempts) = rig.ask(&route, get("/")).await;
         let error = answer.unwrap_err();
-        assert_eq!((error.reason(), error.status().as_u16(), attempts.count), (Reason::CONNECT_FAILED, 503, 1));
+        assert_eq!(
+            (error.reason(), error.status().as_u16(), attempts.count),
+            (Reason::CONNECT_FAILED, 503, 1)
+        );
         assert!(begin.elapsed() < Duration::from_millis(500));
         assert_eq!(rig.total(Counter::UpstreamConnectFailures), 1);
         assert!(attempts.failure.is_some());
@@ -82,7 +88,10 @@ fn an_edited_policy_and_a_changed_list_leave_connections_alone() {
         assert_eq!(rig.get(&route).await.text(), "a");
         let connect_timeout = Some(Duration::from_millis(777));
         cluster.policy.store(Arc::new(ClusterPolicy { connect_timeout, ..ClusterPolicy::default() }));
-        assert!(Arc::ptr_eq(&cluster, &rig.cluster(Protocol::Http1, &[a.addr, b.addr])), "carried by its key");
+        assert!(
+            Arc::ptr_eq(&cluster, &rig.cluster(Protocol::Http1, &[a.addr, b.addr])),
+            "carried by its key"
+        );
         assert_eq!(cluster.policy.load().connect_timeout, connect_timeout);
         for _ in 0..10 {
             rig.get(&route).await;
@@ -123,7 +132,9 @@ fn addresses_are_refused_when_connecting() {
         let addr = server.addr();
         let mapped = format!("[::ffff:127.0.0.1]:{}", addr.port()).parse().unwrap();
         let own = AddressPolicy { allow_loopback: true, allow: Vec::new(), own: vec![addr] };
-        for (policy, addr) in [(AddressPolicy::default(), addr), (AddressPolicy::default(), mapped), (own, addr)] {
+        for (policy, addr) in
+            [(AddressPolicy::default(), addr), (AddressPolicy::default(), mapped), (own, addr)]
+        {
             rig.addresses.store(Arc::new(policy));
             let cluster = rig.cluster(Protocol::Http1, &[addr]);
             let error = rig.ask(&route(&cluster), get("/")).await.0.unwrap_err();
@@ -135,7 +146,8 @@ fn addresses_are_refused_when_connecting() {
         let allow = vec!["127.0.0.0/8".parse().unwrap()];
         rig.addresses.store(Arc::new(AddressPolicy { allow, ..AddressPolicy::default() }));
         let route = route(&rig.cluster(Protocol::Http1, &[addr]));
-        let (answer, _) = tokio::join!(rig.get(&route), async { server.accept().await.answer("let in").await });
+        let (answer, _) =
+            tokio::join!(rig.get(&route), async { server.accept().await.answer("let in").await });
         assert_eq!(answer.text(), "let in");
     });
 }

@@ -85,7 +85,10 @@ fn a_post_never_runs_twice() {
             assert!(server.untouched().await);
         });
         let error = answer.unwrap_err();
-        assert_eq!((error.reason(), error.retry(), attempts.count), (Reason::UPSTREAM_RESET, Retry::Idempotent, 1));
+        assert_eq!(
+            (error.reason(), error.retry(), attempts.count),
+            (Reason::UPSTREAM_RESET, Retry::Idempotent, 1)
+        );
         assert_eq!(error.status(), 503);
     });
 }

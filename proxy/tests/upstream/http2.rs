@@ -36,7 +36,8 @@ impl Counting {
             most: Rc::default(),
             answers: Rc::new(Semaphore::new(0)),
         };
-        let (connections, counts) = (Rc::clone(&this.connections), (Rc::clone(&this.active), Rc::clone(&this.most)));
+        let (connections, counts) =
+            (Rc::clone(&this.connections), (Rc::clone(&this.active), Rc::clone(&this.most)));
         let answers = Rc::clone(&this.answers);
         tokio::task::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -81,13 +82,11 @@ fn a_burst_shares_one_connection() {
         let rig = Rig::new();
         let server = Counting::start(100).await;
         let route = limited(&rig, server.addr, 4);
-        let (answers, ()) = tokio::join!(
-            futures_util::future::join_all((0..20).map(|_| rig.get(&route))),
-            async {
+        let (answers, ()) =
+            tokio::join!(futures_util::future::join_all((0..20).map(|_| rig.get(&route))), async {
                 until("all are there", || server.active.get() == 20).await;
                 server.answers.add_permits(20);
-            }
-        );
+            });
         assert!(answers.iter().all(|answer| answer.status == 200));
         assert_eq!(server.connections.get(), 1);
         assert_eq!(rig.total(Counter::Retries), 0);
@@ -100,13 +99,11 @@ fn the_peers_limit_of_streams_opens_more_connections_then_requests_wait() {
         let rig = Rig::new();
         let server = Counting::start(2).await;
         let route = limited(&rig, server.addr, 2);
-        let (answers, ()) = tokio::join!(
-            futures_util::future::join_all((0..9).map(|_| rig.get(&route))),
-            async {
+        let (answers, ()) =
+            tokio::join!(futures_util::future::join_all((0..9).map(|_| rig.get(&route))), async {
                 until("two connections are full", || server.active.get() == 4).await;
                 server.answers.add_permits(9);
-            }
-        );
+            });
         assert!(answers.iter().all(|answer| answer.status == 200));
         assert_eq!((server.connections.get(), server.most.get()), (2, 4));
         assert_eq!(rig.total(Counter::Retries), 0);
@@ -269,7 +266,8 @@ fn goaway_lets_older_streams_finish_and_sends_newer_ones_again() {
             ready.await.unwrap();
             rig.ask(&route, post(b"pay 5").await).await
         };
-        let ((first, attempts), (second, more), ()) = tokio::join!(rig.ask(&route, get("/")), second, upstream);
+        let ((first, attempts), (second, more), ()) =
+            tokio::join!(rig.ask(&route, get("/")), second, upstream);
         assert_eq!((first.unwrap().status, attempts.count), (200, 1));
         assert_eq!((second.unwrap().status, more.count), (200, 2));
     });
@@ -287,15 +285,18 @@ fn a_connection_that_dies_under_its_streams_repeats_only_what_is_idempotent() {
             peer.answer(id).await;
             peer
         });
-        let ((answer, attempts), (posted, once), ()) =
-            tokio::join!(rig.ask(&route, get("/")), async { rig.ask(&route, post(b"pay 5").await).await }, async {
+        let ((answer, attempts), (posted, once), ()) = tokio::join!(
+            rig.ask(&route, get("/")),
+            async { rig.ask(&route, post(b"pay 5").await).await },
+            async {
                 let _both = (peer.request().await, peer.request().await);
                 drop(peer);
                 let mut new = Frames::accept(&listener).await;
                 let (id, body) = new.request().await;
                 assert!(body.is_empty(), "the POST came twice");
                 new.answer(id).await;
-            });
+            }
+        );
         assert_eq!((answer.unwrap().status, attempts.count), (200, 2));
         assert_eq!((posted.unwrap_err().reason(), once.count), (Reason::UPSTREAM_RESET, 1));
     });

@@ -9,7 +9,10 @@ use std::{
 use parking_lot::Mutex;
 use proxy::{
     Reason,
-    upstream::{Cluster, Clusters, EndpointOrigin, Known, Protocol, Resolver, ServiceRef, Tag, Transport, TransportKey},
+    upstream::{
+        Cluster, Clusters, EndpointOrigin, Known, Protocol, Resolver, ServiceRef, Tag, Transport,
+        TransportKey,
+    },
 };
 use tokio::{net::UdpSocket, runtime::Handle};
 

@@ -1,12 +1,6 @@
 //! A worker's upstream side without a worker, and upstreams that do exactly what a test says.
 
-use std::{
-    cell::RefCell,
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -21,8 +15,8 @@ use proxy::{
     registry::{Registry, Role},
     route::Route,
     upstream::{
-        AddressPolicy, Attempts, Cluster, Clusters, EndpointOrigin, Protocol, RetryPolicy, RuleRef, ServiceRef, Tag,
-        TlsKey, Transport, TransportKey, Upstream,
+        AddressPolicy, Attempts, Cluster, Clusters, EndpointOrigin, Protocol, RetryPolicy, RuleRef,
+        ServiceRef, Tag, TlsKey, Transport, TransportKey, Upstream,
     },
 };
 use tokio::{
@@ -67,8 +61,12 @@ impl Rig {
         let registry = Registry::new();
         let policy = AddressPolicy { allow_loopback: true, ..AddressPolicy::default() };
         let addresses = Arc::new(ArcSwap::from_pointee(policy));
-        let upstream =
-            Upstream::new(Arc::new(Limits::default()), Arc::clone(&addresses), Arc::clone(&registry), observe.worker());
+        let upstream = Upstream::new(
+            Arc::new(Limits::default()),
+            Arc::clone(&addresses),
+            Arc::clone(&registry),
+            observe.worker(),
+        );
         Self { upstream, observe, registry, clusters: Clusters::new(None), addresses }
     }
 
@@ -82,7 +80,11 @@ impl Rig {
     }
 
     /// Sends and reads the answer to its end.
-    pub(crate) async fn ask(&self, route: &Route, request: Request<ReqBody>) -> (Result<Answer, Error>, Attempts) {
+    pub(crate) async fn ask(
+        &self,
+        route: &Route,
+        request: Request<ReqBody>,
+    ) -> (Result<Answer, Error>, Attempts) {
         let mut attempts = Attempts::default();
         let answer = match self.upstream.send(route, request, &mut attempts).await {
             Ok(response) => Ok(Answer::read(response).await),
@@ -280,7 +282,8 @@ impl Friendly {
                 tokio::task::spawn_local(async move {
                     let mut peer = Peer { stream };
                     while !peer.request().await.is_empty() {
-                        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
                         if peer.stream.write_all(answer.as_bytes()).await.is_err() {
                             return;
                         }

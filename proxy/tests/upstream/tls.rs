@@ -11,8 +11,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use identity::{
-    Bundle, ClientAuth, ClientProfile, ClientSpec, Credential, IdPattern, Material, PeerRule, Problem, ServerProfile,
-    ServerSpec, Source, SourceRef, SpiffeId, Trust, TrustDomain, Verify, Versions, dev::Ca,
+    Bundle, ClientAuth, ClientProfile, ClientSpec, Credential, IdPattern, Material, PeerRule, Problem,
+    ServerProfile, ServerSpec, Source, SourceRef, SpiffeId, Trust, TrustDomain, Verify, Versions, dev::Ca,
 };
 use proxy::{
     Error, Reason,
@@ -37,7 +37,10 @@ fn material(ca: &Ca, id: &str, ttl: Duration) -> Material {
     let credential = Credential::new("test", vec![minted.certificate.clone()], &key, now).unwrap();
     let (bundle, _) = Bundle::new("test", vec![ca.certificate().clone()], now).unwrap();
     let domain = TrustDomain::new("example.org").unwrap();
-    Material { own: vec![Arc::new(credential)], trust: Some(Arc::new(Trust::Spiffe(BTreeMap::from([(domain, bundle)])))) }
+    Material {
+        own: vec![Arc::new(credential)],
+        trust: Some(Arc::new(Trust::Spiffe(BTreeMap::from([(domain, bundle)])))),
+    }
 }
 
 fn source(name: &str, material: Material) -> Arc<Source> {
@@ -86,7 +89,8 @@ impl Behind {
             closed: Rc::default(),
             heard: Rc::default(),
         };
-        let (serials, closed, heard) = (Rc::clone(&this.serials), Rc::clone(&this.closed), Rc::clone(&this.heard));
+        let (serials, closed, heard) =
+            (Rc::clone(&this.serials), Rc::clone(&this.closed), Rc::clone(&this.heard));
         tokio::task::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
@@ -138,7 +142,12 @@ async fn serve_http2(stream: ServerStream) {
     }
 }
 
-fn cluster(rig: &Rig, addr: SocketAddr, own: &Arc<Source>, (protocol, alpn): (Protocol, &[&[u8]])) -> Arc<Cluster> {
+fn cluster(
+    rig: &Rig,
+    addr: SocketAddr,
+    own: &Arc<Source>,
+    (protocol, alpn): (Protocol, &[&[u8]]),
+) -> Arc<Cluster> {
     let tls = tls_key(alpn);
     let spec = ClientSpec {
         identity: Some(Arc::clone(own)),
@@ -170,7 +179,9 @@ fn alpn_chooses_and_both_identities_are_known() {
         let ca = Ca::new("example.org").unwrap();
         let own = source("own", material(&ca, CLIENT, HOUR));
         let theirs = source("theirs", material(&ca, SERVER, HOUR));
-        for (offered, spoken, want) in [(ANY, &[&b"h2"[..]][..], "h2"), (ANY, &[b"http/1.1"], "h1"), (H2, &[b"h2"], "h2")] {
+        for (offered, spoken, want) in
+            [(ANY, &[&b"h2"[..]][..], "h2"), (ANY, &[b"http/1.1"], "h1"), (H2, &[b"h2"], "h2")]
+        {
             let rig = Rig::new();
             let server = Behind::start(&theirs, &theirs, spoken, BOTH).await;
             let route = route(&cluster(&rig, server.addr, &own, offered));
@@ -216,7 +227,10 @@ fn a_rotation_loses_no_request_and_retires_what_is_old() {
             let load = async {
                 for _ in 0..200 {
                     let (a, b) = tokio::join!(rig.ask(&route, get("/")), rig.ask(&route, get("/")));
-                    assert_eq!((a.0.unwrap().status, b.0.unwrap().status, a.1.count, b.1.count), (200, 200, 1, 1));
+                    assert_eq!(
+                        (a.0.unwrap().status, b.0.unwrap().status, a.1.count, b.1.count),
+                        (200, 200, 1, 1)
+                    );
                 }
             };
             let rotate = async {
@@ -230,7 +244,11 @@ fn a_rotation_loses_no_request_and_retires_what_is_old() {
             own.publish(material(&ca, CLIENT, HOUR));
             let newest = own.state().material.as_ref().unwrap().own[0].serial.clone();
             rig.get(&route).await;
-            assert_eq!(server.serials.borrow().last(), Some(&newest), "the next request presents the new certificate");
+            assert_eq!(
+                server.serials.borrow().last(),
+                Some(&newest),
+                "the next request presents the new certificate"
+            );
             assert_eq!(rig.total(Counter::Retries), 0);
             rig.upstream.sweep(&[Arc::clone(&cluster)]);
             until("old ones are closed", || rig.open() == 1).await;
@@ -301,16 +319,18 @@ fn an_upstream_that_refuses_our_certificate_is_named_as_such() {
         let theirs = source("theirs", material(&ca, SERVER, HOUR));
         // It trusts another authority than ours.
         let strict = source("strict", material(&other, SERVER, HOUR));
-        for (offered, spoken, versions) in [
-            (H1, &[&b"http/1.1"[..]][..], BOTH),
-            (H1, &[b"http/1.1"], TLS12),
-            (H2, &[b"h2"], BOTH),
-        ] {
+        for (offered, spoken, versions) in
+            [(H1, &[&b"http/1.1"[..]][..], BOTH), (H1, &[b"http/1.1"], TLS12), (H2, &[b"h2"], BOTH)]
+        {
             let rig = Rig::new();
             let server = Behind::start(&theirs, &strict, spoken, versions).await;
             let route = route(&cluster(&rig, server.addr, &own, offered));
             let error = rig.ask(&route, get("/")).await.0.unwrap_err();
-            assert_eq!(error.reason(), Reason::UPSTREAM_REFUSED_CERTIFICATE, "{versions:?} {spoken:?}: {error}");
+            assert_eq!(
+                error.reason(),
+                Reason::UPSTREAM_REFUSED_CERTIFICATE,
+                "{versions:?} {spoken:?}: {error}"
+            );
             assert_eq!(error.status(), 503);
             assert!(server.serials.borrow().is_empty());
             until("nothing is left open", || rig.open() == 0).await;

@@ -44,7 +44,8 @@ pub async fn run(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
 async fn play(args: &DemoArgs, folder: &Path, out: &mut dyn Write) -> anyhow::Result<u8> {
     let ttl = if args.serve { TTL_SERVING } else { TTL };
     let authority = DevAuthority::start(Entries::simple("dev.local", &[INGRESS, APP], ttl), folder, false)?;
-    let socket = |id: &str| authority.sockets().into_iter().find(|(known, _)| known == id).map(|(_, socket)| socket);
+    let socket =
+        |id: &str| authority.sockets().into_iter().find(|(known, _)| known == id).map(|(_, socket)| socket);
     let cancel = CancellationToken::new();
     let endpoint = WorkloadEndpoint::Unix(socket(APP).unwrap_or_default());
     let api = WorkloadApi::new(endpoint, identity::SourceRef::new("spiffe:app"), Duration::ZERO);
@@ -59,7 +60,8 @@ async fn play(args: &DemoArgs, folder: &Path, out: &mut dyn Write) -> anyhow::Re
         let there = changes.wait_for(|_| source.state().material.is_some());
         tokio::time::timeout(Duration::from_secs(10), there).await??;
     }
-    let addr = ingress.listeners().first().map(|(_, addr)| SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())));
+    let addr =
+        ingress.listeners().first().map(|(_, addr)| SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())));
     let addr = addr.ok_or_else(|| anyhow::anyhow!("the ingress has no listener"))?;
     let status = if args.serve {
         serve(&ingress, addr, out).await?
@@ -75,7 +77,13 @@ async fn play(args: &DemoArgs, folder: &Path, out: &mut dyn Write) -> anyhow::Re
 }
 
 /// Sends the load and prints the table.
-async fn prove(args: &DemoArgs, ingress: &App, app: &DemoApp, addr: SocketAddr, out: &mut dyn Write) -> anyhow::Result<u8> {
+async fn prove(
+    args: &DemoArgs,
+    ingress: &App,
+    app: &DemoApp,
+    addr: SocketAddr,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
     let show = io::stderr().is_terminal() || args.output == Output::Text;
     let before = ingress.state().svid_revision();
     let sent = load::send(addr, |done, total, failed| {
@@ -110,7 +118,9 @@ async fn prove(args: &DemoArgs, ingress: &App, app: &DemoApp, addr: SocketAddr, 
 }
 
 fn table(figures: &Value, failure: Option<&str>, out: &mut dyn Write) -> io::Result<()> {
-    let plain = |name: &str| figures.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let plain = |name: &str| {
+        figures.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
     writeln!(out)?;
     for (name, label) in [
         ("ingress_id", "ingress, as the app saw it"),
@@ -135,11 +145,23 @@ fn table(figures: &Value, failure: Option<&str>, out: &mut dyn Write) -> io::Res
 /// Stays up, with lines to try.
 async fn serve(ingress: &App, addr: SocketAddr, out: &mut dyn Write) -> anyhow::Result<u8> {
     let admin = ingress.admin();
-    writeln!(out, "The ingress listens on http://{addr}; the app behind it wants mTLS and says who called it. Try:\n")?;
-    writeln!(out, "  curl http://{addr}/hello                  # the app answers with the caller's SPIFFE ID")?;
+    writeln!(
+        out,
+        "The ingress listens on http://{addr}; the app behind it wants mTLS and says who called it. Try:\n"
+    )?;
+    writeln!(
+        out,
+        "  curl http://{addr}/hello                  # the app answers with the caller's SPIFFE ID"
+    )?;
     writeln!(out, "  curl --http2-prior-knowledge http://{addr}/hello")?;
-    writeln!(out, "  curl -i http://{addr}/wrong/hello         # somebody else is expected there: 503, the app sees nothing")?;
-    writeln!(out, "  curl http://{admin}/config                # listeners, routes, clusters, identities with expiry")?;
+    writeln!(
+        out,
+        "  curl -i http://{addr}/wrong/hello         # somebody else is expected there: 503, the app sees nothing"
+    )?;
+    writeln!(
+        out,
+        "  curl http://{admin}/config                # listeners, routes, clusters, identities with expiry"
+    )?;
     writeln!(out, "  curl http://{admin}/metrics")?;
     writeln!(out, "\nCtrl-C ends it.")?;
     out.flush()?;
@@ -174,7 +196,8 @@ impl crate::app::State {
     /// SPIFFE IDs of the upstreams that are connected now.
     fn upstream_ids(&self) -> Vec<String> {
         let facts = self.server().registry().facts();
-        let ids = facts.iter().filter(|facts| facts.role == Role::Upstream).filter_map(|facts| facts.peer.as_ref());
+        let ids =
+            facts.iter().filter(|facts| facts.role == Role::Upstream).filter_map(|facts| facts.peer.as_ref());
         ids.filter_map(|peer| peer.spiffe_id.as_ref()).map(ToString::to_string).collect()
     }
 }

@@ -18,7 +18,9 @@ use proxy::{
     message::{Answer, Edits, Head},
     net::{Layer, ListenerSpec, Server, Settings},
     observe::{AccessLog, Observe},
-    route::{Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router, Shadows},
+    route::{
+        Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router, Shadows,
+    },
 };
 
 /// The app with its server.
@@ -59,7 +61,12 @@ impl DemoApp {
             seen: Mutex::default(),
         });
         let settings = Settings { workers: 1, limits: Limits::default(), allow_dev_identity: false };
-        let server = Server::start(settings, Arc::new(ArcSwap::default()), Observe::new(AccessLog::Off), Arc::clone(&app))?;
+        let server = Server::start(
+            settings,
+            Arc::new(ArcSwap::default()),
+            Observe::new(AccessLog::Off),
+            Arc::clone(&app),
+        )?;
         let listener = ListenerSpec {
             name: "app".into(),
             bind: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -108,7 +115,8 @@ impl Router for App {
 
     fn request(&self, head: &Head<'_>, _dice: Dice) -> Decision {
         let peer = head.conn.peer_id.as_ref();
-        let caller = peer.and_then(|peer| peer.spiffe_id.as_ref()).map(ToString::to_string).unwrap_or_default();
+        let caller =
+            peer.and_then(|peer| peer.spiffe_id.as_ref()).map(ToString::to_string).unwrap_or_default();
         let serial = peer.map(|peer| peer.serial.clone()).unwrap_or_default();
         let body = format!("hello {caller}\nyour certificate is {serial}\nyou asked for {}\n", head.path);
         let mut seen = self.seen.lock();

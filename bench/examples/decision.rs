@@ -93,7 +93,7 @@ fn table(shape: Shape, count: usize) -> anyhow::Result<Arc<Table>> {
         .map_err(|error| anyhow::anyhow!("the generated manifests do not parse: {}", error.message))?;
     ensure!(errors.is_empty(), "the generated manifests do not parse: {errors:?}");
     let documents: Vec<_> = documents.into_iter().map(Arc::new).collect();
-    let mut keyring = Keyring::new(None);
+    let mut keyring = Keyring::new(None, false);
     keyring.update(&wants(&documents, &settings), &documents, SystemTime::UNIX_EPOCH);
     let input = Input { documents: &documents, errors: &errors, keys: &keyring, settings: &settings };
     let (plan, _report) = compile(&input);

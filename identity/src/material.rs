@@ -48,6 +48,9 @@ pub struct Credential {
     pub not_after: SystemTime,
     /// The leaf carries the mark of the dev authority.
     pub dev: bool,
+    /// The leaf says that it is a CA, as `openssl req -x509` makes them: no SVID, and refused where Secrets are validated
+    /// in full (`AMBASSADOR_FORCE_SECRET_VALIDATION`).
+    pub is_ca: bool,
 }
 
 impl fmt::Debug for Credential {
@@ -81,6 +84,16 @@ pub struct Bundle {
 }
 
 impl Credential {
+    /// Why a leaf that is a CA is refused, where that counts.
+    pub fn refuse_ca(&self, what: &str) -> Result<(), Problem> {
+        if !self.is_ca {
+            return Ok(());
+        }
+        let serial = &self.serial;
+        let message = format!("certificate {serial} of {what} is a CA; a workload needs a leaf certificate");
+        Err(Problem::new("certificate_is_ca", message))
+    }
+
     /// Reads a PEM chain and a PEM key (PKCS#8, PKCS#1 or SEC1). `what` names them in messages.
     pub fn from_pem(what: &str, chain: &[u8], key: &[u8], now: SystemTime) -> Result<Self, Problem> {
         let chain = pem_certificates(what, chain)?;
@@ -132,6 +145,7 @@ impl Credential {
             not_before: facts.not_before,
             not_after: facts.not_after,
             dev: facts.dev,
+            is_ca: facts.is_ca,
         })
     }
 }
@@ -171,11 +185,6 @@ impl LeafFacts {
 
     fn check(&self, what: &str, now: SystemTime) -> Result<(), Problem> {
         let serial = &self.serial;
-        if self.is_ca {
-            let message =
-                format!("certificate {serial} of {what} is a CA; a workload needs a leaf certificate");
-            return Err(Problem::new("certificate_is_ca", message));
-        }
         if self.not_after <= now {
             let message =
                 format!("certificate {serial} of {what} expired at {}; renew it", rfc3339(self.not_after));

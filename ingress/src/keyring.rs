@@ -64,6 +64,8 @@ pub struct Keyring {
     held: BTreeMap<KeyRef, Held>,
     by_name: HashMap<SourceRef, Arc<Source>>,
     spiffe: Option<Arc<Source>>,
+    /// `AMBASSADOR_FORCE_SECRET_VALIDATION`: a Secret whose certificate is a CA is refused, too.
+    force_validation: bool,
 }
 
 #[derive(Debug)]
@@ -83,8 +85,8 @@ impl Held {
 
 impl Keyring {
     /// A keyring with the Workload API's source, if there is one.
-    pub fn new(spiffe: Option<Arc<Source>>) -> Self {
-        let mut ring = Self { spiffe, ..Self::default() };
+    pub fn new(spiffe: Option<Arc<Source>>, force_validation: bool) -> Self {
+        let mut ring = Self { spiffe, force_validation, ..Self::default() };
         if let Some(source) = &ring.spiffe {
             ring.by_name.insert(source.name().clone(), Arc::clone(source));
         }
@@ -113,7 +115,13 @@ impl Keyring {
                 (KeyRef::Secret { namespace, name, usage }, Held::Secret { source, data, gone_since }) => {
                     let document = secrets.get(&(&**namespace, &**name)).copied();
                     let what = format!("Secret {namespace}/{name}");
-                    update_secret(&what, *usage, document, (source, data, gone_since), now);
+                    update_secret(
+                        &what,
+                        (*usage, self.force_validation),
+                        document,
+                        (source, data, gone_since),
+                        now,
+                    );
                 }
                 (_, Held::Files(files)) => files.refresh(now),
                 (KeyRef::Files(_), Held::Secret { .. }) => {}
@@ -153,7 +161,7 @@ impl Keyring {
 
 fn update_secret(
     what: &str,
-    usage: Usage,
+    (usage, force): (Usage, bool),
     document: Option<&Arc<Document>>,
     (source, held, gone_since): (
         &Arc<Source>,
@@ -191,7 +199,13 @@ fn update_secret(
     if held.as_ref() == Some(&data) && !was_gone {
         return;
     }
-    match secret::read(what, usage, &data, now) {
+    let read = secret::read(what, usage, &data, now).and_then(|(material, left_out)| {
+        if force {
+            material.own.iter().try_for_each(|own| own.refuse_ca(what))?;
+        }
+        Ok((material, left_out))
+    });
+    match read {
         Ok((material, _left_out)) => source.publish(material),
         Err(problem) => report(problem),
     }

@@ -88,6 +88,7 @@ fn read_svid(svid: &X509svid, now: SystemTime) -> Result<(Credential, TrustDomai
     let chain = split_der(&svid.x509_svid).ok_or_else(|| malformed("has a certificate that is not DER"))?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.x509_svid_key.to_vec()));
     let mut credential = Credential::new(&what, chain, &key, now)?;
+    credential.refuse_ca(&what)?;
     let id = credential
         .spiffe_id
         .clone()

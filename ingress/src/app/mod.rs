@@ -87,8 +87,12 @@ impl App {
             own: Vec::new(),
         }));
         let clusters = Clusters::new(Some(Resolver::system(tokio::runtime::Handle::current())));
-        let mut control =
-            Control::new(&settings, manifests, Keyring::new(spiffe.clone()), Publisher::new(clusters));
+        let mut control = Control::new(
+            &settings,
+            manifests,
+            Keyring::new(spiffe.clone(), settings.decision.force_secret_validation),
+            Publisher::new(clusters),
+        );
         let (table, in_use) = control.build().await.map_err(StartFailure::new)?;
         let server = Server::start(
             settings.server.clone(),

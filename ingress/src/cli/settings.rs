@@ -68,6 +68,8 @@ pub struct DecisionSettings {
     pub namespace: String,
     /// `AMBASSADOR_SINGLE_NAMESPACE`.
     pub single_namespace: bool,
+    /// `AMBASSADOR_FORCE_SECRET_VALIDATION`.
+    pub force_secret_validation: bool,
     /// `AMBASSADOR_ISTIO_SECRET_DIR`.
     pub istio_secret_dir: Option<PathBuf>,
 }
@@ -130,6 +132,8 @@ impl DecisionSettings {
             ambassador_id: env("AMBASSADOR_ID").unwrap_or_else(|| "default".to_owned()),
             namespace: env("AMBASSADOR_NAMESPACE").unwrap_or_else(|| "default".to_owned()),
             single_namespace: env("AMBASSADOR_SINGLE_NAMESPACE").is_some_and(|value| !value.is_empty()),
+            force_secret_validation: env("AMBASSADOR_FORCE_SECRET_VALIDATION")
+                .is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True")),
             istio_secret_dir: env("AMBASSADOR_ISTIO_SECRET_DIR").map(PathBuf::from),
         })
     }

@@ -109,7 +109,7 @@ pub(crate) fn published(publisher: &mut Publisher, manifests: &str) -> (Arc<Tabl
     let (documents, errors) =
         resource::parse(&Arc::new(PathBuf::from("test.yaml")), manifests, &settings.namespace).expect("YAML");
     let documents: Vec<_> = documents.into_iter().map(Arc::new).collect();
-    let mut keyring = Keyring::new(None);
+    let mut keyring = Keyring::new(None, false);
     keyring.update(&wants(&documents, &settings), &documents, SystemTime::now());
     let input = Input { documents: &documents, errors: &errors, keys: &keyring, settings: &settings };
     let (plan, report) = compile(&input);

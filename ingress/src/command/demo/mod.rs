@@ -181,6 +181,7 @@ fn settings(folder: &Path, socket: &Path, app: SocketAddr) -> IngressSettings {
             ambassador_id: "default".to_owned(),
             namespace: "default".to_owned(),
             single_namespace: false,
+            force_secret_validation: true,
             istio_secret_dir: None,
         },
         server: Settings { workers: 2, limits: Limits::default(), allow_dev_identity: false },

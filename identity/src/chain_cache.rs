@@ -53,27 +53,28 @@ pub struct PeerId {
 /// Chains proven under one state of trust.
 #[derive(Debug, Default)]
 pub(crate) struct ChainCache {
-    known: Mutex<HashMap<ChainHash, Arc<PeerId>, foldhash::fast::RandomState>>,
+    known: Mutex<HashMap<ChainHash, (Arc<PeerId>, SystemTime), foldhash::fast::RandomState>>,
 }
 
 impl ChainCache {
     /// A chain that was proved and is still valid.
     pub(crate) fn get(&self, hash: &ChainHash, now: SystemTime) -> Option<Arc<PeerId>> {
         let mut known = self.known.lock();
-        let peer = known.get(hash)?;
-        if now < peer.not_after {
+        let (peer, until) = known.get(hash)?;
+        if now < *until {
             return Some(Arc::clone(peer));
         }
         known.remove(hash);
         None
     }
 
-    pub(crate) fn insert(&self, peer: Arc<PeerId>) {
+    /// Remembers a chain for as long as its path and its revocation lists are valid.
+    pub(crate) fn insert(&self, peer: Arc<PeerId>, until: SystemTime) {
         let mut known = self.known.lock();
         if known.len() >= CAPACITY {
             // Rare: drop everything rather than keep an order that every handshake would have to maintain.
             known.clear();
         }
-        known.insert(peer.hash, peer);
+        known.insert(peer.hash, (peer, until));
     }
 }

@@ -76,13 +76,26 @@ impl Anchors {
         Candidates::Some(fitting.into_iter().map(|anchor| anchor.anchor.clone()).collect())
     }
 
+    /// Whether the anchors of this name and key constrain URIs.
+    pub(super) fn constrains_uris(&self, used: &TrustAnchor<'_>) -> bool {
+        self.same(used).any(|anchor| !anchor.uris.permitted.is_empty() || !anchor.uris.excluded.is_empty())
+    }
+
     /// Whether the URI constraints of the anchor that ended a path permit these hosts.
     pub(super) fn permits(&self, used: &TrustAnchor<'_>, hosts: &[&str]) -> bool {
-        let same = |anchor: &&Anchor| {
+        self.same(used).all(|anchor| hosts.iter().all(|host| anchor.uris.permit(host)))
+    }
+
+    /// The end of validity of the anchor that ended a path.
+    pub(super) fn not_after(&self, used: &TrustAnchor<'_>) -> Option<SystemTime> {
+        self.same(used).map(|anchor| anchor.not_after).max()
+    }
+
+    fn same<'a>(&'a self, used: &'a TrustAnchor<'_>) -> impl Iterator<Item = &'a Anchor> {
+        self.0.iter().filter(|anchor| {
             anchor.anchor.subject_public_key_info == used.subject_public_key_info
                 && anchor.anchor.subject == used.subject
-        };
-        self.0.iter().find(same).is_some_and(|anchor| hosts.iter().all(|host| anchor.uris.permit(host)))
+        })
     }
 }
 

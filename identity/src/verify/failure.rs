@@ -62,7 +62,7 @@ failures! {
     NoBundle = "peer_no_bundle",
     /// no path to an authority of the leaf's own trust domain.
     UnknownIssuer = "peer_unknown_issuer",
-    /// an intermediate without keyCertSign.
+    /// an intermediate that is no CA, or without keyCertSign.
     IssuerMayNotSign = "peer_issuer_may_not_sign",
     /// an intermediate whose SPIFFE ID has a path, or is malformed.
     IssuerId = "peer_issuer_id",
@@ -126,7 +126,8 @@ impl From<webpki::Error> for VerifyFailure {
             | W::IssuerNotCrlSigner
             | W::InvalidCrlNumber => Self::RevocationList,
             W::CaUsedAsEndEntity => Self::LeafIsCa,
-            W::EndEntityUsedAsCa | W::UnknownIssuer => Self::UnknownIssuer,
+            W::EndEntityUsedAsCa => Self::IssuerMayNotSign,
+            W::UnknownIssuer => Self::UnknownIssuer,
             W::PathLenConstraintViolated => Self::PathLength,
             W::NameConstraintViolation | W::MalformedNameConstraint => Self::NameConstraint,
             W::RequiredEkuNotFoundContext(_) | W::EmptyEkuExtension => Self::Purpose,
@@ -152,20 +153,28 @@ thread_local! {
 
 /// The rustls error with the right alert for the peer; our own code is kept for [`failure_of`].
 pub(super) fn to_rustls(failure: VerifyFailure) -> rustls::Error {
-    use VerifyFailure as F;
     LAST.set(Some(failure));
-    let error = match failure {
-        F::NoCertificate => return rustls::Error::NoCertificatesPresented,
-        F::Malformed | F::TooLarge => CertificateError::BadEncoding,
-        F::Expired | F::AuthorityUnusable => CertificateError::Expired,
-        F::NotYetValid => CertificateError::NotValidYet,
-        F::Revoked => CertificateError::Revoked,
-        F::NoBundle | F::UnknownIssuer | F::NoTrust => CertificateError::UnknownIssuer,
-        F::BadSignature => CertificateError::BadSignature,
-        F::Purpose => CertificateError::InvalidPurpose,
-        _ => CertificateError::Other(OtherError(std::sync::Arc::new(failure))),
-    };
-    rustls::Error::InvalidCertificate(error)
+    match failure.alert() {
+        Some(error) => rustls::Error::InvalidCertificate(error),
+        None => rustls::Error::NoCertificatesPresented,
+    }
+}
+
+impl VerifyFailure {
+    /// The rustls error whose alert fits. `None`: there is no certificate to speak of.
+    fn alert(self) -> Option<CertificateError> {
+        Some(match self {
+            Self::NoCertificate => return None,
+            Self::Malformed | Self::TooLarge => CertificateError::BadEncoding,
+            Self::Expired | Self::AuthorityUnusable => CertificateError::Expired,
+            Self::NotYetValid => CertificateError::NotValidYet,
+            Self::Revoked => CertificateError::Revoked,
+            Self::NoBundle | Self::UnknownIssuer | Self::NoTrust => CertificateError::UnknownIssuer,
+            Self::BadSignature => CertificateError::BadSignature,
+            Self::Purpose => CertificateError::InvalidPurpose,
+            _ => CertificateError::Other(OtherError(std::sync::Arc::new(self))),
+        })
+    }
 }
 
 /// The verification failure behind a failed handshake, if that is what it was. Call it on the thread that drove the
@@ -175,10 +184,30 @@ pub fn failure_of(error: &io::Error) -> Option<VerifyFailure> {
     let mut source = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
     while let Some(inner) = source {
         match inner.downcast_ref::<rustls::Error>() {
-            Some(rustls::Error::InvalidCertificate(_)) => return last,
+            Some(rustls::Error::InvalidCertificate(error)) => return of_certificate(error, last),
             Some(rustls::Error::NoCertificatesPresented) => return Some(VerifyFailure::NoCertificate),
             _ => source = inner.source(),
         }
     }
     None
+}
+
+/// What `LAST` holds counts only if this error came of it: it may be left over from another handshake, and a signature
+/// of the handshake itself is judged by rustls.
+fn of_certificate(error: &CertificateError, last: Option<VerifyFailure>) -> Option<VerifyFailure> {
+    if let CertificateError::Other(other) = error {
+        return other.0.downcast_ref::<VerifyFailure>().copied();
+    }
+    if last.is_some_and(|last| last.alert().as_ref() == Some(error)) {
+        return last;
+    }
+    match error {
+        CertificateError::BadSignature => Some(VerifyFailure::BadSignature),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            Some(VerifyFailure::Algorithm)
+        }
+        CertificateError::BadEncoding => Some(VerifyFailure::Malformed),
+        _ => None,
+    }
 }

@@ -18,7 +18,7 @@ use rustls_pki_types::{
     CertificateDer, CertificateRevocationListDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
 };
 use webpki::{CertRevocationList, KeyUsage, OwnedCertRevocationList, RevocationOptionsBuilder};
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{
     VerifyFailure,
@@ -72,6 +72,8 @@ enum Mode {
 pub(crate) struct PeerVerifier {
     mode: Mode,
     crls: Vec<CertRevocationList<'static>>,
+    /// When each revocation list ends: what was proved under it is proved again after that.
+    crl_ends: Vec<SystemTime>,
     client_auth: ClientAuth,
     provider: Arc<CryptoProvider>,
     cache: ChainCache,
@@ -97,12 +99,20 @@ impl PeerVerifier {
             ),
             TrustInput::SpiffeRoots(bundle, domains) => Mode::SpiffeRoots(anchors(bundle), domains.clone()),
         };
+        let crl_ends = crls.iter().filter_map(|crl| next_update(crl)).collect();
         let crls = crls
             .iter()
             .filter_map(|crl| OwnedCertRevocationList::from_der(crl).ok())
             .map(Into::into)
             .collect();
-        Self { mode, crls, client_auth, provider: crate::provider::provider(), cache: ChainCache::default() }
+        Self {
+            mode,
+            crls,
+            crl_ends,
+            client_auth,
+            provider: crate::provider::provider(),
+            cache: ChainCache::default(),
+        }
     }
 
     /// Whether anybody is verified at all.
@@ -122,7 +132,8 @@ impl PeerVerifier {
             return Ok(known);
         }
         let peer = Arc::new(self.verify(chain, hash, role, now)?);
-        self.cache.insert(Arc::clone(&peer));
+        let crl_end = self.crl_ends.iter().filter(|end| now < **end).min();
+        self.cache.insert(Arc::clone(&peer), crl_end.map_or(peer.not_after, |end| peer.not_after.min(*end)));
         Ok(peer)
     }
 
@@ -207,9 +218,12 @@ impl PeerVerifier {
             Some(&check),
         );
         match verified {
-            Ok(_) => path.not_after().ok_or(VerifyFailure::Malformed),
-            Err(webpki::Error::UnknownIssuer) => Err(own.get().unwrap_or(VerifyFailure::UnknownIssuer)),
-            Err(error) => Err(error.into()),
+            Ok(built) => {
+                let used = path.used(&built)?.into_iter().map(|cert| time(cert.validity().not_after));
+                used.chain(anchors.not_after(built.anchor())).min().ok_or(VerifyFailure::Malformed)
+            }
+            // A path that only our own rules refused says more than the paths that led nowhere.
+            Err(error) => Err(own.get().unwrap_or_else(|| error.into())),
         }
     }
 
@@ -237,9 +251,16 @@ struct Path<'a> {
     spiffe: bool,
 }
 
-impl Path<'_> {
-    fn not_after(&self) -> Option<SystemTime> {
-        self.parsed.iter().map(|cert| time(cert.validity().not_after)).min()
+impl<'a> Path<'a> {
+    /// The certificates of a built path, leaf first: a peer may send others, whose dates and names mean nothing.
+    fn used(&self, built: &webpki::VerifiedPath<'_>) -> Result<Vec<&'a X509Certificate<'a>>, VerifyFailure> {
+        let mut used: Vec<_> = self.parsed.first().into_iter().collect();
+        for issuer in built.intermediate_certificates() {
+            let der = issuer.der();
+            let at = self.intermediates.iter().position(|sent| sent.as_ref() == der.as_ref());
+            used.push(at.and_then(|at| self.parsed.get(at + 1)).ok_or(VerifyFailure::Malformed)?);
+        }
+        Ok(used)
     }
 }
 
@@ -249,19 +270,15 @@ fn check_built(
     path: &Path<'_>,
     built: &webpki::VerifiedPath<'_>,
 ) -> Result<(), VerifyFailure> {
-    let mut uris = Vec::new();
-    if let Some(first) = path.parsed.first() {
-        uris.extend(leaf::uri_names(first)?);
+    let used = path.used(built)?;
+    for issuer in used.iter().skip(1) {
+        leaf::check_issuer(issuer, path.spiffe)?;
     }
-    for issuer in built.intermediate_certificates() {
-        let used = issuer.der();
-        let at = path.intermediates.iter().position(|der| der.as_ref() == used.as_ref());
-        let cert = at.and_then(|at| path.parsed.get(at + 1)).ok_or(VerifyFailure::Malformed)?;
-        leaf::check_issuer(cert, path.spiffe)?;
-        uris.extend(leaf::uri_names(cert)?);
+    if !anchors.constrains_uris(built.anchor()) {
+        return Ok(());
     }
-    let mut hosts = Vec::with_capacity(uris.len());
-    for uri in uris {
+    let mut hosts = Vec::new();
+    for uri in used.into_iter().map(leaf::uri_names).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
         hosts.push(host(uri).ok_or(VerifyFailure::NameConstraint)?);
     }
     if anchors.permits(built.anchor(), &hosts) { Ok(()) } else { Err(VerifyFailure::NameConstraint) }
@@ -273,6 +290,12 @@ fn host(uri: &[u8]) -> Option<&str> {
     let authority = rest.split(['/', '?', '#']).next()?;
     let host = authority.rsplit('@').next()?;
     host.split(':').next()
+}
+
+/// When a revocation list ends.
+fn next_update(crl: &CertificateRevocationListDer<'_>) -> Option<SystemTime> {
+    let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(crl).ok()?;
+    list.next_update().map(time)
 }
 
 /// What an unverified peer merely claims.

@@ -23,7 +23,7 @@ pub(super) fn render(observe: &Observe) -> String {
     registry.register_collector(Box::new(Scrape { slabs, extras }));
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = encode(&mut text, &registry);
+    let _a_string_takes_everything = encode(&mut text, &registry);
     text
 }
 

@@ -34,6 +34,9 @@ pub enum AccessLog {
     Json,
 }
 
+/// A value with its labels.
+pub type Labelled = (Vec<(&'static str, String)>, f64);
+
 /// A gauge that the program adds: name, help, and its values by labels at the moment of a scrape.
 pub struct ExtraGauge {
     /// Metric name.
@@ -41,7 +44,7 @@ pub struct ExtraGauge {
     /// One sentence.
     pub help: &'static str,
     /// Labels and value of each series.
-    pub read: Box<dyn Fn() -> Vec<(Vec<(&'static str, String)>, f64)> + Send + Sync>,
+    pub read: Box<dyn Fn() -> Vec<Labelled> + Send + Sync>,
 }
 
 impl std::fmt::Debug for ExtraGauge {

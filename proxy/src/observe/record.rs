@@ -134,7 +134,7 @@ impl Line {
     fn key(&mut self, key: &str) {
         self.0.push(if self.0.is_empty() { '{' } else { ',' });
         // Writing to a String cannot fail.
-        let _ = write!(self.0, "\"{key}\":");
+        let _a_string_takes_everything = write!(self.0, "\"{key}\":");
     }
 
     fn text(&mut self, key: &str, value: &str) {
@@ -147,7 +147,7 @@ impl Line {
 
     fn number(&mut self, key: &str, value: u128) {
         self.key(key);
-        let _ = write!(self.0, "{value}");
+        let _a_string_takes_everything = write!(self.0, "{value}");
     }
 
     fn end(mut self) -> Vec<u8> {

@@ -96,8 +96,8 @@ struct Failed {
 }
 
 impl Failed {
-    fn new(reason: impl Into<Reason>, message: impl ToString) -> Self {
-        Self { reason: reason.into(), message: message.to_string() }
+    fn new(reason: impl Into<Reason>, message: impl std::fmt::Display) -> Self {
+        Self { reason: reason.into(), message: format!("{message}") }
     }
 }
 

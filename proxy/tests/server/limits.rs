@@ -12,10 +12,9 @@ async fn a_head_that_does_not_end_is_cut_wherever_it_stops() {
     let limits = Limits { header_timeout: Duration::from_millis(300), ..Limits::default() };
     let rig = Rig::with(Table::new(upstream().await), limits, http());
     let whole = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-    let mut cut = 0;
     // `P` may still become HTTP/2's preface; the last one is the second request of its connection.
-    for begun in ["P".to_owned(), "PRI * HTTP/2.0\r\n".to_owned(), "GET / HT".to_owned(), format!("{whole}G")]
-    {
+    let heads = ["P".to_owned(), "PRI * HTTP/2.0\r\n".to_owned(), "GET / HT".to_owned(), format!("{whole}G")];
+    for (cut, begun) in (1..).zip(heads) {
         let mut stream = rig.connect().await;
         let started = Instant::now();
         if let Some(second) = begun.strip_prefix(whole) {
@@ -27,7 +26,6 @@ async fn a_head_that_does_not_end_is_cut_wherever_it_stops() {
         }
         to_end(&mut stream).await;
         assert!(started.elapsed() < Duration::from_millis(300 + 1500), "{begun:?}");
-        cut += 1;
         until("counted", || rig.total(Counter::HeaderTimeout) == cut).await;
     }
 }
@@ -46,7 +44,7 @@ async fn an_idle_connection_is_closed() {
 async fn heads_have_a_size_and_a_number_of_fields() {
     let limits = Limits { max_header_bytes: 16 * 1024, max_headers: 20, ..Limits::default() };
     let rig = Rig::with(Table::new(upstream().await), limits, http());
-    let many: String = (0..30).map(|i| format!("x-{i}: 1\r\n")).collect();
+    let many = "x: 1\r\n".repeat(30);
     let seen = rig.raw(format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n").as_bytes()).await;
     assert!(seen.starts_with("HTTP/1.1 431"), "{seen}");
     let large = "y".repeat(20 * 1024);

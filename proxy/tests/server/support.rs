@@ -81,7 +81,7 @@ impl Router for Table {
 }
 
 pub(crate) fn decision(action: Action) -> Decision {
-    Decision { action, edits: EditsIx(0), shadows: Default::default(), why: RouteId::Rule(0) }
+    Decision { action, edits: EditsIx(0), shadows: proxy::route::Shadows::default(), why: RouteId::Rule(0) }
 }
 
 pub(crate) fn answer(status: u16, reason: Reason) -> Action {
@@ -185,13 +185,9 @@ pub(crate) fn empty() -> Body {
     Full::default().boxed_unsync()
 }
 
-pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed_unsync()
-}
-
 /// `chunks` chunks of 64 KiB, then trailers if there are any.
 pub(crate) fn chunks(count: usize, trailers: Option<HeaderMap>) -> Body {
-    let data = (0..count).map(|_| Frame::data(Bytes::from_static(&[b'x'; 64 * 1024])));
+    let data = (0..count).map(|_| Frame::data(Bytes::from(vec![b'x'; 64 * 1024])));
     let frames = data.chain(trailers.map(Frame::trailers)).map(Ok);
     StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
 }
@@ -293,7 +289,7 @@ async fn act(request: Request<Incoming>) -> Response<Out> {
         _ => {
             let mut seen = format!("{} {}\n", request.method(), request.uri());
             for (name, value) in request.headers() {
-                seen.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+                seen += &[name.as_str(), ": ", &String::from_utf8_lossy(value.as_bytes()), "\n"].concat();
             }
             let mut response = Response::new(whole(seen));
             response.headers_mut().insert("x-upstream", HeaderValue::from_static("yes"));

@@ -59,7 +59,7 @@ pub trait Keys {
 }
 
 /// The keyring.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Keyring {
     held: BTreeMap<KeyRef, Held>,
     by_name: HashMap<SourceRef, Arc<Source>>,
@@ -68,7 +68,6 @@ pub struct Keyring {
     force_validation: bool,
 }
 
-#[derive(Debug)]
 enum Held {
     Secret { source: Arc<Source>, data: Option<BTreeMap<String, Vec<u8>>>, gone_since: Option<SystemTime> },
     Files(FileSource),
@@ -80,6 +79,13 @@ impl Held {
             Self::Secret { source, .. } => source,
             Self::Files(files) => files.source(),
         }
+    }
+}
+
+impl std::fmt::Debug for Keyring {
+    /// Names only: what is held are keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.held.keys()).finish()
     }
 }
 
@@ -196,7 +202,10 @@ fn update_secret(
         Ok(data) => data,
         Err((_, message)) => return report(Problem::new("secret_malformed", format!("{what}: {message}"))),
     };
-    if held.as_ref() == Some(&data) && !was_gone {
+    if held.as_ref() == Some(&data) {
+        if was_gone || source.state().problem.is_some() {
+            source.recover();
+        }
         return;
     }
     let read = secret::read(what, usage, &data, now).and_then(|(material, left_out)| {

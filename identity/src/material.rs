@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustls::{crypto::aws_lc_rs::sign::any_supported_type, sign::CertifiedKey};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
 use crate::{Problem, SpiffeId, TrustDomain, verify::leaf};
@@ -19,7 +19,7 @@ pub const DEV_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 32473, 7, 1];
 /// Longest chain read from a source, and most authorities of a bundle.
 const MAX_CERTIFICATES: usize = 64;
 /// SPIRE and most CAs backdate by seconds; a certificate that starts within this is loaded already.
-const SKEW: Duration = Duration::from_secs(60);
+const SKEW: Duration = Duration::from_mins(1);
 
 /// One coherent delivery of a source. Own certificates and trust may both be there, or one of them.
 #[derive(Clone, Debug, Default)]

@@ -63,7 +63,7 @@ pub(crate) async fn connection<R: Router>(
         match worker.view().accept(&meta, None) {
             Accept::Plain => plain(worker, stream, meta, entry, spec.layer).await,
             Accept::Passthrough(decision) => {
-                tcp::serve(worker, stream, Arc::new(meta), entry, Some(decision)).await
+                tcp::serve(worker, stream, Arc::new(meta), entry, Some(decision)).await;
             }
             Accept::Terminate(_) | Accept::Refuse(_) => {}
         }

@@ -193,7 +193,7 @@ fn bind(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_somebody_listens) => return Err(io(io::Error::from(io::ErrorKind::AddrInUse))),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(io)?
+                fs::remove_file(path).map_err(io)?;
             }
             Err(error) => return Err(io(error)),
         }

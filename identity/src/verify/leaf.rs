@@ -1,4 +1,4 @@
-//! Checks on one certificate that webpki does not make: SPIFFE IDs counted on raw names, KeyUsage, CA flags.
+//! Checks on one certificate that webpki does not make: SPIFFE IDs counted on raw names, `KeyUsage`, CA flags.
 
 use x509_parser::{
     asn1_rs::{Any, FromDer as _, Sequence},
@@ -9,7 +9,7 @@ use x509_parser::{
 use super::VerifyFailure;
 use crate::{SpiffeId, TrustDomain, id::parse_peer_id};
 
-/// Context tag of `uniformResourceIdentifier` in a GeneralName (RFC 5280, 4.2.1.6).
+/// Context tag of `uniformResourceIdentifier` in a `GeneralName` (RFC 5280, 4.2.1.6).
 const URI_TAG: u32 = 6;
 
 /// The raw URI names of the SAN extension, parsable as text or not (X-1 counts them all).
@@ -57,7 +57,7 @@ fn key_usage(cert: &X509Certificate<'_>) -> Result<Option<KeyUsage>, VerifyFailu
     }
 }
 
-/// An absent BasicConstraints or KeyUsage is accepted.
+/// An absent `BasicConstraints` or `KeyUsage` is accepted.
 pub(super) fn check_svid(cert: &X509Certificate<'_>) -> Result<(), VerifyFailure> {
     let constraints = cert.basic_constraints().map_err(|_repeated_or_malformed| VerifyFailure::Malformed)?;
     if constraints.is_some_and(|constraints| constraints.value.ca) {

@@ -1,6 +1,6 @@
 //! Verification of peers: X509-SVID rules and web PKI, both on webpki's path building.
 //!
-//! webpki alone is not enough (it ignores KeyUsage, the validity of anchors and URI name constraints), so our own checks
+//! webpki alone is not enough (it ignores `KeyUsage`, the validity of anchors and URI name constraints), so our own checks
 //! stand before and inside its path building. Names and SPIFFE IDs are not compared here: that is [`crate::PeerRule`].
 
 mod anchors;

@@ -16,7 +16,7 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const DAY: Duration = Duration::from_hours(24);
 pub(crate) const ID: &str = "spiffe://td/web";
 
 pub(crate) type Cert = CertificateDer<'static>;

@@ -115,7 +115,7 @@ fn w62_mixed_constraints_fail_closed() {
 fn web_pki_leaves_may_carry_uris_of_any_scheme() {
     let root = Authority::root("root");
     let leaf = root.leaf(|params| {
-        params.subject_alt_names = vec![dns("web.example"), uri("urn:uuid:1"), uri("https://a/b")]
+        params.subject_alt_names = vec![dns("web.example"), uri("urn:uuid:1"), uri("https://a/b")];
     });
     let peer = judge_web(&root, &[leaf.cert]).expect("no constraint speaks of URIs");
     assert!(peer.spiffe_id.is_none() && peer.verified);

@@ -69,7 +69,7 @@ fn x4_a_leaf_that_is_a_ca_is_refused_and_absent_constraints_are_accepted() {
 fn x5_a_leaf_that_may_sign_is_refused() {
     let root = Authority::root("root");
     for usage in [Usage::KeyCertSign, Usage::CrlSign] {
-        let leaf = root.leaf(|params| params.key_usages.push(usage.clone()));
+        let leaf = root.leaf(|params| params.key_usages.push(usage));
         assert_eq!(refused(judge(&root, &[leaf.cert])), F::LeafMaySign, "{usage:?}");
     }
 }
@@ -206,7 +206,7 @@ fn x13_uri_constraints_of_an_anchor_are_held() {
     const EXCLUDED: u8 = 0xa1;
     let judged = |list: u8, names: &[(u8, &str)]| {
         let root = Authority::root_with("constrained", |params| {
-            params.custom_extensions = vec![constraints(list, names)]
+            params.custom_extensions = vec![constraints(list, names)];
         });
         judge(&root, &[root.svid(ID).cert]).map(drop)
     };

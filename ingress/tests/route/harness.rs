@@ -144,7 +144,7 @@ pub(crate) fn connection(table: &Table, port: u16) -> ConnMeta {
     }
 }
 
-/// What the listener on a port does with a ClientHello.
+/// What the listener on a port does with a `ClientHello`.
 pub(crate) fn hello(table: &Table, port: u16, sni: Option<&str>) -> Accept {
     table.accept(&connection(table, port), Some(&Hello { sni, alpn: &[] }))
 }

@@ -74,7 +74,8 @@ fn members_agree_in_all_conditions() {
 
 #[test]
 fn too_much_weight_is_a_finding() {
-    for weights in [[Some(150), Some(10)]] {
+    {
+        let weights = [Some(150), Some(10)];
         let (_table, report) = compiled(&group(&[("a", weights[0]), ("b", weights[1])]));
         assert!(
             report

@@ -53,7 +53,7 @@ fn decode(path: &str) -> Option<String> {
         match byte {
             0 => return None,
             b if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') => {
-                out.push(char::from(b))
+                out.push(char::from(b));
             }
             _ => {
                 out.push('%');

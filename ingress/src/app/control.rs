@@ -131,7 +131,7 @@ impl Control {
                 {
                     return;
                 }
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             tokio::select! {
                 () = cancel.cancelled() => return,

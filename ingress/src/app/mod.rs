@@ -48,7 +48,7 @@ pub struct StartFailure {
 }
 
 impl StartFailure {
-    fn new(message: impl ToString) -> Self {
+    fn new(message: &impl ToString) -> Self {
         Self { status: 3, message: message.to_string() }
     }
 }
@@ -93,31 +93,31 @@ impl App {
             Keyring::new(spiffe.clone(), settings.decision.force_secret_validation),
             Publisher::new(clusters),
         );
-        let (table, in_use) = control.build().await.map_err(StartFailure::new)?;
+        let (table, in_use) = control.build().await.map_err(|error| StartFailure::new(&error))?;
         let server = Server::start(
             settings.server.clone(),
             Arc::clone(&addresses),
             Arc::clone(&observe),
             Arc::clone(&table),
         )
-        .map_err(StartFailure::new)?;
+        .map_err(|error| StartFailure::new(&error))?;
         server.publish(Arc::clone(&table), in_use);
         for opened in server.set_listeners(control::listeners(&table)) {
-            opened.map_err(StartFailure::new)?;
+            opened.map_err(|error| StartFailure::new(&error))?;
         }
         let state = State::new(table, control.outcome(), spiffe, Arc::clone(&observe), Arc::clone(&server));
         state.register_metrics();
         let bind =
             |addr| format!("listen on {addr} for admin; choose another address with --admin or --health");
-        let (admin, serving) = admin::serve(settings.admin, Surface::Admin, state.clone())
+        let (admin, serving) = admin::serve(settings.admin, Surface::Admin, Arc::<State>::clone(&state))
             .await
-            .map_err(|error| StartFailure::new(format!("{}: {error}", bind(settings.admin))))?;
+            .map_err(|error| StartFailure::new(&format!("{}: {error}", bind(settings.admin))))?;
         tasks.spawn(serving);
         let mut health = None;
         if let Some(addr) = settings.health {
-            let (bound, serving) = admin::serve(addr, Surface::Health, state.clone())
+            let (bound, serving) = admin::serve(addr, Surface::Health, Arc::<State>::clone(&state))
                 .await
-                .map_err(|error| StartFailure::new(format!("{}: {error}", bind(addr))))?;
+                .map_err(|error| StartFailure::new(&format!("{}: {error}", bind(addr))))?;
             tasks.spawn(serving);
             health = Some(bound);
         }
@@ -126,7 +126,7 @@ impl App {
         tasks.spawn(control.run(Arc::clone(&server), Arc::clone(&state), cancel.clone()));
         state.expect_identity(settings.identity_timeout, &mut tasks);
         let app = Self { settings, state, server, observe, admin, health, tasks, cancel, dev };
-        app.announce().map_err(StartFailure::new)?;
+        app.announce().map_err(|error| StartFailure::new(&error))?;
         Ok(app)
     }
 
@@ -208,12 +208,15 @@ fn write_by_rename(path: &Path, text: &str) -> io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
+/// The Workload API's source, and the dev authority when it runs in this process.
+type Identity = (Option<Arc<Source>>, Option<Arc<DevAuthority>>);
+
 /// The Workload API's source and the tasks that feed it.
 fn spiffe(
     settings: &IngressSettings,
     tasks: &mut tokio::task::JoinSet<()>,
     cancel: &CancellationToken,
-) -> Result<(Option<Arc<Source>>, Option<Arc<DevAuthority>>), StartFailure> {
+) -> Result<Identity, StartFailure> {
     let Some(socket) = &settings.decision.spiffe else { return Ok((None, None)) };
     let (endpoint, dev) = match socket {
         SpiffeSocket::Uri(uri) => {
@@ -223,7 +226,8 @@ fn spiffe(
         SpiffeSocket::Dev => {
             let entries = Entries::simple("dev.local", &["spiffe://dev.local/ingress"], "1h");
             let folder = fresh_folder("selvedge-dev");
-            let authority = DevAuthority::start(entries, &folder, false).map_err(StartFailure::new)?;
+            let authority =
+                DevAuthority::start(entries, &folder, false).map_err(|error| StartFailure::new(&error))?;
             let socket = authority.sockets().into_iter().next().map(|(_, socket)| socket).unwrap_or_default();
             tracing::warn!(socket = %socket.display(), "the dev authority issues SVIDs for this machine; never use it elsewhere");
             (WorkloadEndpoint::Unix(socket), Some(Arc::new(authority)))

@@ -66,10 +66,10 @@ pub struct CommonArgs {
     /// An upstream connection, TLS included, must stand within this
     #[arg(long, value_name = "DURATION", env = "SELVEDGE_CONNECT_TIMEOUT", default_value = "3s")]
     pub connect_timeout: HumanDuration,
-    /// A whole request, to the end of the response; 0: none. A Mapping's timeout_ms wins
+    /// A whole request, to the end of the response; 0: none. A Mapping's `timeout_ms` wins
     #[arg(long, value_name = "DURATION", env = "SELVEDGE_UPSTREAM_TIMEOUT", default_value = "3s")]
     pub upstream_timeout: HumanDuration,
-    /// No bytes either way on a stream; 0: none. A Mapping's idle_timeout_ms wins
+    /// No bytes either way on a stream; 0: none. A Mapping's `idle_timeout_ms` wins
     #[arg(long, value_name = "DURATION", env = "SELVEDGE_STREAM_IDLE_TIMEOUT", default_value = "5m")]
     pub stream_idle_timeout: HumanDuration,
     /// Bytes of a request head

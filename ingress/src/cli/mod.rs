@@ -1,4 +1,4 @@
-//! The command line: raw flags as clap reads them. [`settings`] turns them, with the environment, into valid values.
+//! The command line: raw flags as clap reads them. `settings` turns them, with the environment, into valid values.
 
 mod common;
 mod settings;
@@ -73,7 +73,7 @@ pub struct DecisionArgs {
     /// TLS port when no Listener is given and a Host has a certificate
     #[arg(long, value_name = "N", env = "SELVEDGE_HTTPS_PORT", default_value_t = 8443)]
     pub https_port: u16,
-    /// Where SVIDs come from: unix:///path, tcp://ip:port, or `dev` for the dev authority in this process
+    /// Where SVIDs come from: `unix:///path`, `tcp://ip:port`, or `dev` for the dev authority in this process
     /// [also: SPIFFE_ENDPOINT_SOCKET]
     #[arg(long, value_name = "URI|dev", env = "SELVEDGE_SPIFFE_SOCKET")]
     pub spiffe_socket: Option<String>,
@@ -130,7 +130,7 @@ pub struct ExplainArgs {
     /// Method of the request
     #[arg(value_name = "METHOD")]
     pub method: String,
-    /// URL of the request: http://host/path?query, or a path alone
+    /// URL of the request: `http://host/path?query`, or a path alone
     #[arg(value_name = "URL")]
     pub url: String,
     /// File or folder with manifests; repeatable
@@ -174,7 +174,7 @@ pub struct DemoArgs {
 /// `identity`
 #[derive(Clone, Debug, Args)]
 pub struct IdentityArgs {
-    /// The Workload API: unix:///path or tcp://ip:port [also: SPIFFE_ENDPOINT_SOCKET]
+    /// The Workload API: `unix:///path` or `tcp://ip:port` [also: SPIFFE_ENDPOINT_SOCKET]
     #[arg(long, value_name = "URI", env = "SELVEDGE_SPIFFE_SOCKET")]
     pub spiffe_socket: Option<String>,
     /// How long to wait for an answer

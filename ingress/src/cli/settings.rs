@@ -261,7 +261,7 @@ fn connections_from_file_limit() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::Parser as _;
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -279,7 +279,7 @@ mod tests {
         let env =
             [("AMBASSADOR_DRAIN_TIME", "600"), ("ENVOY_CONCURRENCY", "3"), ("SELVEDGE_MANIFESTS", "a b")];
         let got = settings(&[], &env).expect("valid");
-        assert_eq!(got.server.limits.drain_timeout, Duration::from_secs(600));
+        assert_eq!(got.server.limits.drain_timeout, Duration::from_mins(10));
         assert_eq!(got.server.workers, 3);
         assert_eq!(got.manifests, [PathBuf::from("a"), PathBuf::from("b")]);
         let got = settings(&["--drain-timeout", "5s", "--workers", "1", "--manifests", "c d"], &env)

@@ -1,7 +1,6 @@
 //! `explain`: which Mapping a request would take, decided by the very table that `run` would publish.
 
 use std::{
-    fmt::Write as _,
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -249,27 +248,26 @@ pub(crate) fn tls(cluster: &Cluster) -> Value {
 
 /// For people.
 fn text(found: &Value) -> String {
-    let mut out = String::new();
+    let mut lines = Vec::new();
     let plain = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     };
-    // Writing to a String cannot fail.
     for name in ["host", "mapping", "action", "reason", "cluster", "upstream", "upstream_path", "dice"] {
         let value = found.get(name).map(plain).unwrap_or_default();
         if !value.is_empty() {
-            let _ = writeln!(out, "{name:14} {value}");
+            lines.push(format!("{name:14} {value}\n"));
         }
     }
     if let Some(tls) = found.get("tls").and_then(Value::as_object) {
         for (name, value) in tls.iter().filter(|(_, value)| !plain(value).is_empty()) {
-            let _ = writeln!(out, "tls {name:10} {}", plain(value));
+            lines.push(format!("tls {name:10} {}\n", plain(value)));
         }
     }
     for row in found.get("lost").and_then(Value::as_array).into_iter().flatten() {
         let part = |name: &str| row.get(name).map(plain).unwrap_or_default();
-        let _ = writeln!(out, "lost           {}: {}", part("mapping"), part("why"));
+        lines.push(format!("lost           {}: {}\n", part("mapping"), part("why")));
     }
-    out
+    lines.concat()
 }

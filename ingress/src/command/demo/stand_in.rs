@@ -139,7 +139,7 @@ impl Router for App {
         &self.edits
     }
 
-    fn name(&self, _id: RouteId) -> &str {
+    fn name(&self, _id: RouteId) -> &'static str {
         "demo/app"
     }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use identity::{
-    Bundle, ClientAuth, Credential, Material, PeerRule, ServerProfile, ServerSpec, Source, SourceRef, Trust,
-    TrustDomain, Verify, Versions,
+    Bundle, ClientAuth, ClientProfile, ClientSpec, Credential, Material, PeerRule, ServerProfile, ServerSpec,
+    Source, SourceRef, Trust, TrustDomain, Verify, Versions,
     dev::{Ca, Minted},
 };
 use proxy::{
@@ -91,64 +91,31 @@ fn https() -> ListenerSpec {
     ListenerSpec { tls: true, ..http() }
 }
 
-/// A client that believes everybody and says who answered.
-#[derive(Debug)]
-struct Anybody;
-
-impl rustls::client::danger::ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &[rustls::pki_types::CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
+/// A client that believes everybody.
 async fn dial(
     rig: &Rig,
     sni: &str,
     alpn: &str,
     cert: Option<&Minted>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let builder = rustls::ClientConfig::builder_with_provider(identity::provider::provider());
-    let builder = builder.with_safe_default_protocol_versions().unwrap();
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody));
-    let mut config = match cert {
-        Some(minted) => {
-            let key = rustls::pki_types::PrivateKeyDer::try_from(minted.key_der().to_vec()).unwrap();
-            builder.with_client_auth_cert(vec![minted.certificate.clone()], key).unwrap()
-        }
-        None => builder.with_no_client_auth(),
+    let identity = cert.map(|minted| {
+        let source = Source::new(SourceRef::new("test:client"));
+        source.publish(Material { own: vec![Arc::new(credential(minted))], trust: None });
+        source
+    });
+    let spec = ClientSpec {
+        identity,
+        hint: None,
+        verify: Verify::Nothing,
+        crl: None,
+        alpn: vec![alpn.as_bytes().to_vec()],
+        versions: Versions { tls12: true, tls13: true },
+        cipher_suites: Vec::new(),
+        groups: Vec::new(),
     };
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let config = Arc::clone(&ClientProfile::new(spec).current().unwrap().config);
     let name = rustls::pki_types::ServerName::try_from(sni.to_owned()).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, rig.connect().await).await
+    TlsConnector::from(config).connect(name, rig.connect().await).await
 }
 
 /// The answer to a request over TLS; `None`: the proxy ended the connection without one.

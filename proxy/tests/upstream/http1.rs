@@ -8,10 +8,28 @@ use http_body_util::{BodyExt as _, StreamBody};
 use proxy::{
     Error, Reason, Retry,
     observe::Counter,
+    route::Route,
     upstream::{Attempts, ClusterPolicy, Protocol, RetryOn, RetryPolicy},
 };
 
 use super::support::*;
+
+/// One HTTP/1.1 upstream that does what the test says.
+async fn scripted() -> (Rig, Scripted, Route) {
+    let (rig, server) = (Rig::new(), Scripted::bind().await);
+    let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
+    (rig, server, route)
+}
+
+/// A connection that has carried a request and rests in the pool.
+async fn used_once(rig: &Rig, server: &Scripted, route: &Route) -> Peer {
+    let (_, peer) = tokio::join!(rig.get(route), async {
+        let mut peer = server.accept().await;
+        peer.answer("first").await;
+        peer
+    });
+    peer
+}
 
 #[test]
 fn requests_one_after_another_use_one_connection() {
@@ -48,14 +66,8 @@ fn the_request_has_path_and_host_as_given() {
 #[test]
 fn a_get_that_meets_a_dying_idle_connection_is_sent_again_once() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
-        let (_, mut peer) = tokio::join!(rig.get(&route), async {
-            let mut peer = server.accept().await;
-            peer.answer("first").await;
-            peer
-        });
+        let (rig, server, route) = scripted().await;
+        let mut peer = used_once(&rig, &server, &route).await;
         let ((answer, attempts), ()) = tokio::join!(rig.ask(&route, get("/again")), async {
             assert!(peer.request().await.starts_with("GET /again"));
             drop(peer);
@@ -70,14 +82,8 @@ fn a_get_that_meets_a_dying_idle_connection_is_sent_again_once() {
 #[test]
 fn a_post_never_runs_twice() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
-        let (_, mut peer) = tokio::join!(rig.get(&route), async {
-            let mut peer = server.accept().await;
-            peer.answer("first").await;
-            peer
-        });
+        let (rig, server, route) = scripted().await;
+        let mut peer = used_once(&rig, &server, &route).await;
         let request = post(b"pay 5").await;
         let ((answer, attempts), ()) = tokio::join!(rig.ask(&route, request), async {
             assert!(peer.request().await.ends_with("pay 5"));
@@ -96,9 +102,7 @@ fn a_post_never_runs_twice() {
 #[test]
 fn a_get_on_a_fresh_connection_that_dies_is_not_sent_again() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
+        let (rig, server, route) = scripted().await;
         let ((answer, attempts), ()) = tokio::join!(rig.ask(&route, get("/")), async {
             let mut peer = server.accept().await;
             peer.request().await;
@@ -112,14 +116,8 @@ fn a_get_on_a_fresh_connection_that_dies_is_not_sent_again() {
 #[test]
 fn once_a_byte_of_the_answer_came_nothing_is_sent_again() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
-        let (_, mut peer) = tokio::join!(rig.get(&route), async {
-            let mut peer = server.accept().await;
-            peer.answer("first").await;
-            peer
-        });
+        let (rig, server, route) = scripted().await;
+        let mut peer = used_once(&rig, &server, &route).await;
         let ((answer, attempts), ()) = tokio::join!(rig.ask(&route, get("/")), async {
             peer.request().await;
             peer.write("HTTP/1.1 200").await;
@@ -133,9 +131,7 @@ fn once_a_byte_of_the_answer_came_nothing_is_sent_again() {
 #[test]
 fn a_connection_that_the_upstream_closed_while_idle_is_not_used() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
+        let (rig, server, route) = scripted().await;
         tokio::join!(rig.get(&route), async { server.accept().await.answer("first").await });
         until("the idle connection is closed", || rig.open() == 0).await;
         let ((answer, attempts), _) =
@@ -147,9 +143,7 @@ fn a_connection_that_the_upstream_closed_while_idle_is_not_used() {
 #[test]
 fn a_truncated_answer_never_looks_whole() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
+        let (rig, server, route) = scripted().await;
         for answer in [
             "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
@@ -169,9 +163,7 @@ fn a_truncated_answer_never_looks_whole() {
 #[test]
 fn a_connection_is_not_used_again_after_an_answer_that_can_be_read_in_two_ways() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
+        let (rig, server, route) = scripted().await;
         for answer in [
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
@@ -196,9 +188,7 @@ fn a_connection_is_not_used_again_after_an_answer_that_can_be_read_in_two_ways()
 #[test]
 fn an_answer_with_two_lengths_is_a_bad_gateway() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
+        let (rig, server, route) = scripted().await;
         let ((answer, _), ()) = tokio::join!(rig.ask(&route, get("/")), async {
             let mut peer = server.accept().await;
             peer.request().await;
@@ -213,9 +203,7 @@ fn an_answer_with_two_lengths_is_a_bad_gateway() {
 #[test]
 fn a_request_that_is_given_up_closes_its_connection() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
+        let (rig, server, route) = scripted().await;
         // Before the head of the answer.
         {
             let mut attempts = Attempts::default();
@@ -246,9 +234,7 @@ fn a_request_that_is_given_up_closes_its_connection() {
 #[test]
 fn an_early_answer_does_not_hold_up_the_next_request() {
     local(async {
-        let rig = Rig::new();
-        let server = Scripted::bind().await;
-        let route = route(&rig.cluster(Protocol::Http1, &[server.addr()]));
+        let (rig, server, route) = scripted().await;
         // A client that never finishes its body.
         let part = Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"part")));
         let parts = futures_util::stream::iter([part]).chain(futures_util::stream::pending());

@@ -49,6 +49,12 @@ fn source(name: &str, material: Material) -> Arc<Source> {
     source
 }
 
+/// Our identity and the upstream's, from one authority.
+fn both_sides() -> (Arc<Source>, Arc<Source>) {
+    let ca = Ca::new("example.org").unwrap();
+    (source("own", material(&ca, CLIENT, HOUR)), source("theirs", material(&ca, SERVER, HOUR)))
+}
+
 fn spiffe(trust: &Arc<Source>) -> Verify {
     Verify::Spiffe { trust: Arc::clone(trust), trust_domains: Vec::new() }
 }
@@ -176,9 +182,7 @@ const HOUR: Duration = Duration::from_hours(1);
 #[test]
 fn alpn_chooses_and_both_identities_are_known() {
     local(async {
-        let ca = Ca::new("example.org").unwrap();
-        let own = source("own", material(&ca, CLIENT, HOUR));
-        let theirs = source("theirs", material(&ca, SERVER, HOUR));
+        let (own, theirs) = both_sides();
         for (offered, spoken, want) in
             [(ANY, &[&b"h2"[..]][..], "h2"), (ANY, &[b"http/1.1"], "h1"), (H2, &[b"h2"], "h2")]
         {
@@ -201,9 +205,7 @@ fn alpn_chooses_and_both_identities_are_known() {
 #[test]
 fn a_burst_to_an_upstream_that_may_speak_http2_opens_one_connection() {
     local(async {
-        let ca = Ca::new("example.org").unwrap();
-        let own = source("own", material(&ca, CLIENT, HOUR));
-        let theirs = source("theirs", material(&ca, SERVER, HOUR));
+        let (own, theirs) = both_sides();
         let server = Behind::start(&theirs, &theirs, &[b"h2"], BOTH).await;
         let rig = Rig::new();
         let route = route(&cluster(&rig, server.addr, &own, ANY));
@@ -361,9 +363,7 @@ fn without_usable_material_nothing_is_sent_and_nothing_that_runs_is_reused() {
 #[test]
 fn an_edited_rule_is_held_on_pooled_connections_too() {
     local(async {
-        let ca = Ca::new("example.org").unwrap();
-        let own = source("own", material(&ca, CLIENT, HOUR));
-        let theirs = source("theirs", material(&ca, SERVER, HOUR));
+        let (own, theirs) = both_sides();
         for (offered, spoken) in [(H1, &[&b"http/1.1"[..]][..]), (H2, &[b"h2"])] {
             let server = Behind::start(&theirs, &theirs, spoken, BOTH).await;
             let rig = Rig::new();
@@ -384,9 +384,7 @@ fn an_edited_rule_is_held_on_pooled_connections_too() {
 #[test]
 fn an_upstream_that_must_speak_http2_and_does_not_is_named() {
     local(async {
-        let ca = Ca::new("example.org").unwrap();
-        let own = source("own", material(&ca, CLIENT, HOUR));
-        let theirs = source("theirs", material(&ca, SERVER, HOUR));
+        let (own, theirs) = both_sides();
         // It knows no ALPN at all.
         let server = Behind::start(&theirs, &theirs, &[], BOTH).await;
         let rig = Rig::new();
@@ -419,9 +417,7 @@ fn an_upstream_that_does_not_finish_the_handshake_is_a_connect_timeout() {
 fn a_drain_by_the_registry_retires_and_then_cuts() {
     local(async {
         use proxy::registry::Order;
-        let ca = Ca::new("example.org").unwrap();
-        let own = source("own", material(&ca, CLIENT, HOUR));
-        let theirs = source("theirs", material(&ca, SERVER, HOUR));
+        let (own, theirs) = both_sides();
         for (offered, spoken) in [(H1, &[&b"http/1.1"[..]][..]), (H2, &[b"h2"])] {
             let server = Behind::start(&theirs, &theirs, spoken, BOTH).await;
             let rig = Rig::new();
@@ -443,9 +439,7 @@ fn the_other_address_family_is_tried_beside_one_that_keeps_us_waiting() {
             eprintln!("no IPv6 loopback here");
             return;
         };
-        let ca = Ca::new("example.org").unwrap();
-        let own = source("own", material(&ca, CLIENT, HOUR));
-        let theirs = source("theirs", material(&ca, SERVER, HOUR));
+        let (own, theirs) = both_sides();
         let server = Behind::start(&theirs, &theirs, &[b"http/1.1"], BOTH).await;
         for _ in 0..4 {
             let rig = Rig::new();

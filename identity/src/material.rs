@@ -83,9 +83,16 @@ pub struct Bundle {
     pub crls: Vec<CertificateRevocationListDer<'static>>,
 }
 
+impl Material {
+    /// Refuses an own certificate that is a CA, where that counts (`AMBASSADOR_FORCE_SECRET_VALIDATION`).
+    pub fn refuse_ca(&self, what: &str) -> Result<(), Problem> {
+        self.own.iter().try_for_each(|own| own.refuse_ca(what))
+    }
+}
+
 impl Credential {
     /// Why a leaf that is a CA is refused, where that counts.
-    pub fn refuse_ca(&self, what: &str) -> Result<(), Problem> {
+    pub(crate) fn refuse_ca(&self, what: &str) -> Result<(), Problem> {
         if !self.is_ca {
             return Ok(());
         }

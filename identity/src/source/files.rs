@@ -42,8 +42,17 @@ impl Files {
 pub struct FileSource {
     files: Files,
     source: Arc<Source>,
-    grace: Duration,
+    rules: FileRules,
     last: Mutex<Last>,
+}
+
+/// What is done about files that are gone, or hold what not everybody accepts.
+#[derive(Clone, Copy, Debug)]
+pub struct FileRules {
+    /// Deleted files stay in use this long.
+    pub grace: Duration,
+    /// An own certificate that is a CA is refused.
+    pub refuse_ca: bool,
 }
 
 /// Bytes by the key that a Secret would have them under.
@@ -65,9 +74,9 @@ impl std::fmt::Debug for FileSource {
 
 impl FileSource {
     /// Reads the files for the first time. The source is pending, with its problem, if they cannot be used.
-    pub fn open(files: Files, grace: Duration, now: SystemTime) -> Self {
+    pub fn open(files: Files, rules: FileRules, now: SystemTime) -> Self {
         let source = Source::new(files.source_ref());
-        let opened = Self { files, source, grace, last: Mutex::default() };
+        let opened = Self { files, source, rules, last: Mutex::default() };
         opened.refresh(now);
         opened
     }
@@ -104,7 +113,7 @@ impl FileSource {
             }
             Err(problem) if problem.code == GONE => {
                 let since = *last.gone_since.get_or_insert(now);
-                let over = now.duration_since(since).unwrap_or_default() >= self.grace;
+                let over = now.duration_since(since).unwrap_or_default() >= self.rules.grace;
                 if over && self.source.state().material.is_some() {
                     self.source.withdraw(problem);
                     last.good = None;
@@ -120,15 +129,22 @@ impl FileSource {
     /// may have been replaced one after the other.
     fn accept(&self, contents: Contents, now: SystemTime) -> Option<Contents> {
         let what = self.files.cert.display().to_string();
-        let attempt = |contents: Contents| {
-            read(&what, self.files.usage, &contents, now).map(|(material, _left_out)| (material, contents))
+        let attempt = |contents: Contents| -> Result<_, Problem> {
+            let (material, left_out) = read(&what, self.files.usage, &contents, now)?;
+            if self.rules.refuse_ca {
+                material.refuse_ca(&what)?;
+            }
+            Ok((material, left_out, contents))
         };
         let outcome = match attempt(contents) {
             Err(problem) if problem.code == "key_mismatch" => self.contents().and_then(attempt),
             outcome => outcome,
         };
         match outcome {
-            Ok((material, contents)) => {
+            Ok((material, left_out, contents)) => {
+                for why in left_out {
+                    tracing::warn!(source = %self.source.name(), "{why}");
+                }
                 self.source.publish(material);
                 Some(contents)
             }

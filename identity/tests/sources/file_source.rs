@@ -11,7 +11,7 @@ use identity::{
     SourceStatus,
     dev::{Ca, Minted},
     source::{
-        files::{FileSource, Files},
+        files::{FileRules, FileSource, Files},
         secret::Usage,
     },
 };
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::material::{HOUR, Rebuilds, ca, cert_pem, code, key_pem, serial};
 
 const GRACE: Duration = Duration::from_mins(1);
+const RULES: FileRules = FileRules { grace: GRACE, refuse_ca: false };
 
 fn write_pair(folder: &Path, pair: &Minted) {
     fs::write(folder.join("tls.crt"), cert_pem(pair)).expect("write");
@@ -64,7 +65,7 @@ impl Setup {
     fn new() -> Self {
         let (folder, ca, now) = (tempfile::tempdir().expect("folder"), ca(), SystemTime::now());
         write_pair(folder.path(), &ca.mint("spiffe://td/a", HOUR).expect("svid"));
-        let files = FileSource::open(identity(folder.path()), GRACE, now);
+        let files = FileSource::open(identity(folder.path()), RULES, now);
         assert_eq!(files.source().state().status, SourceStatus::Ready);
         Self { folder, ca, files, now }
     }
@@ -83,7 +84,7 @@ fn the_data_swap_gives_whole_pairs() {
     let (folder, ca, now) = (tempfile::tempdir().expect("folder"), ca(), SystemTime::now());
     let mint = || ca.mint("spiffe://td/a", HOUR).expect("svid");
     project(folder.path(), "2026_1", &mint());
-    let files = FileSource::open(identity(folder.path()), GRACE, now);
+    let files = FileSource::open(identity(folder.path()), RULES, now);
     let mut before = serial(&files.source().state());
     for (version, revision) in [("2026_2", 2), ("2026_3", 3), ("2026_4", 4)] {
         project(folder.path(), version, &mint());
@@ -101,7 +102,7 @@ fn swaps_while_reading_never_mix_two_pairs_and_never_lose_one() {
     let (folder, ca, now) = (tempfile::tempdir().expect("folder"), ca(), SystemTime::now());
     let pairs: Vec<_> = (0..200).map(|_| ca.mint("spiffe://td/a", HOUR).expect("svid")).collect();
     project(folder.path(), "first", &pairs[0]);
-    let files = FileSource::open(identity(folder.path()), GRACE, now);
+    let files = FileSource::open(identity(folder.path()), RULES, now);
     std::thread::scope(|scope| {
         let swaps = scope.spawn(|| {
             for (version, pair) in pairs.iter().enumerate().skip(1) {
@@ -231,7 +232,7 @@ fn delete_and_create_within_the_grace_starts_a_new_grace() {
 #[test]
 fn the_first_load_says_at_once_what_is_wrong() {
     let folder = tempfile::tempdir().expect("folder");
-    let files = FileSource::open(identity(folder.path()), GRACE, SystemTime::now());
+    let files = FileSource::open(identity(folder.path()), RULES, SystemTime::now());
     let state = files.source().state();
     assert_eq!((code(&state), state.status), ("file_missing", SourceStatus::Pending));
     let problem = state.problem.clone().expect("problem");
@@ -245,7 +246,7 @@ fn the_first_load_says_at_once_what_is_wrong() {
 #[test]
 fn the_folder_of_a_bare_name_can_be_watched() {
     let bare = Files { cert: "ca.crt".into(), key: None, usage: Usage::Trust };
-    let files = FileSource::open(bare, GRACE, SystemTime::now());
+    let files = FileSource::open(bare, RULES, SystemTime::now());
     assert_eq!(files.folders(), [Path::new(".")]);
 }
 

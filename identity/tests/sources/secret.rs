@@ -47,7 +47,6 @@ fn an_identity_that_does_not_work_says_why() {
     let (svid, other) =
         (ca.mint("spiffe://td/a", HOUR).expect("svid"), ca.mint("spiffe://td/b", HOUR).expect("svid"));
     let (cert, key, wrong_key) = (cert_pem(&svid), key_pem(&svid), key_pem(&other));
-    let _ca_cert = pem("CERTIFICATE", ca.certificate());
     let encrypted = pem("ENCRYPTED PRIVATE KEY", b"whatever");
     let usage = Usage::Identity;
     assert_eq!(code(usage, &[]), "secret_no_certificate");

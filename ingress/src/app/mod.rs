@@ -29,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{IngressSettings, SpiffeSocket},
-    keyring::Keyring,
     publish::Publisher,
     route::Table,
 };
@@ -90,7 +89,7 @@ impl App {
         let mut control = Control::new(
             &settings,
             manifests,
-            Keyring::new(spiffe.clone(), settings.decision.force_secret_validation),
+            settings.decision.keyring(spiffe.clone()),
             Publisher::new(clusters),
         );
         let (table, in_use) = control.build().await.map_err(|error| StartFailure::new(&error))?;

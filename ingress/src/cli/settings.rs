@@ -4,12 +4,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
+use identity::Source;
 use proxy::{limits::Limits, net::Settings, observe::AccessLog};
 
 use super::{CommonArgs, DecisionArgs, ResolveRule, RunArgs, common::AccessLogForm};
+use crate::keyring::Keyring;
 
 /// A setting that cannot be used: exit 2.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +73,7 @@ pub struct DecisionSettings {
     pub single_namespace: bool,
     /// `AMBASSADOR_FORCE_SECRET_VALIDATION`.
     pub force_secret_validation: bool,
-    /// `AMBASSADOR_ISTIO_SECRET_DIR`.
+    /// `AMBASSADOR_ISTIO_SECRET_DIR`: its files are Secret `istio-certs` of the own namespace.
     pub istio_secret_dir: Option<PathBuf>,
 }
 
@@ -134,8 +137,18 @@ impl DecisionSettings {
             single_namespace: env("AMBASSADOR_SINGLE_NAMESPACE").is_some_and(|value| !value.is_empty()),
             force_secret_validation: env("AMBASSADOR_FORCE_SECRET_VALIDATION")
                 .is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True")),
-            istio_secret_dir: env("AMBASSADOR_ISTIO_SECRET_DIR").map(PathBuf::from),
+            istio_secret_dir: env("AMBASSADOR_ISTIO_SECRET_DIR")
+                .filter(|folder| !folder.is_empty())
+                .map(PathBuf::from),
         })
+    }
+}
+
+impl DecisionSettings {
+    /// The keyring that these settings ask for, still empty.
+    pub fn keyring(&self, spiffe: Option<Arc<Source>>) -> Keyring {
+        Keyring::new(spiffe, self.force_secret_validation)
+            .with_istio_folder(self.istio_secret_dir.as_deref(), &self.namespace)
     }
 }
 
@@ -272,6 +285,33 @@ mod tests {
         IngressSettings::new(&run, &|name| {
             env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
+    }
+
+    #[test]
+    fn the_variables_about_secrets_reach_the_keyring() {
+        use crate::keyring::{KeyRef, Keys as _, Usage};
+
+        let code = |env: &[(&str, &str)], namespace: &str| {
+            let settings = settings(&["--manifests", "a"], env).expect("valid");
+            let key = KeyRef::Secret {
+                namespace: namespace.into(),
+                name: "istio-certs".into(),
+                usage: Usage::Trust,
+            };
+            let mut keyring = settings.decision.keyring(None);
+            keyring.update(&[key.clone()].into(), &[], std::time::SystemTime::now());
+            keyring.find(&key).expect_err("there is nothing").code
+        };
+        assert_eq!(code(&[], "default"), "secret_missing");
+        assert_eq!(code(&[("AMBASSADOR_ISTIO_SECRET_DIR", "")], "default"), "secret_missing");
+        let env = [("AMBASSADOR_ISTIO_SECRET_DIR", "/nowhere/istio"), ("AMBASSADOR_NAMESPACE", "edge")];
+        assert_eq!(code(&env, "edge"), "file_missing");
+        assert_eq!(code(&env, "default"), "secret_missing");
+        for (text, force) in [("true", true), ("1", true), ("false", false), ("yes", false)] {
+            let env = [("AMBASSADOR_FORCE_SECRET_VALIDATION", text)];
+            let settings = settings(&["--manifests", "a"], &env).expect("valid");
+            assert_eq!(settings.decision.force_secret_validation, force, "{text}");
+        }
     }
 
     #[test]

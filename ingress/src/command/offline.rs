@@ -29,7 +29,7 @@ impl Offline {
         let set = FileSource::load(paths, &settings.namespace)?.set();
         // Nobody is asked for an SVID: that one would be delivered is taken for granted, as compile does in `run`.
         let spiffe = decision.spiffe.as_ref().map(|socket| identity::Source::new(socket.source_ref()));
-        let mut keyring = Keyring::new(spiffe, decision.force_secret_validation);
+        let mut keyring = decision.keyring(spiffe);
         keyring.update(&wants(&set.documents, &settings), &set.documents, SystemTime::now());
         let input =
             Input { documents: &set.documents, errors: &set.errors, keys: &keyring, settings: &settings };

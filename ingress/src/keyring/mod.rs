@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -10,17 +11,20 @@ use std::{
 
 use identity::{
     Problem, Source, SourceRef, SourceStatus,
-    source::{
-        files::{FileSource, Files},
-        secret,
-    },
+    source::files::{FileRules, FileSource, Files},
 };
-use resource::{Document, secret_data};
+use resource::Document;
 
+mod secret;
+
+use self::secret::SecretSource;
 pub use identity::source::secret::Usage;
 
 /// A deleted Secret or file stays in use this long: delete-and-create is how many tools rotate.
 pub const DELETION_GRACE: Duration = Duration::from_secs(60);
+
+/// The Secret that `AMBASSADOR_ISTIO_SECRET_DIR` stands for, as Emissary calls it.
+const ISTIO_CERTS: &str = "istio-certs";
 
 /// A reference to key material as a resource writes it, resolved to a full name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +53,16 @@ impl KeyRef {
     }
 }
 
+impl fmt::Display for KeyRef {
+    /// As messages name it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret { namespace, name, .. } => write!(f, "Secret {namespace}/{name}"),
+            Self::Files(files) => files.cert.display().fmt(f),
+        }
+    }
+}
+
 /// What compile may ask. Implemented by the keyring, and by tables in tests.
 pub trait Keys {
     /// The source of a reference, if it is usable now: it has good material, or an earlier good one is still in use.
@@ -64,27 +78,50 @@ pub struct Keyring {
     held: BTreeMap<KeyRef, Held>,
     by_name: HashMap<SourceRef, Arc<Source>>,
     spiffe: Option<Arc<Source>>,
+    istio: Option<IstioFolder>,
     /// `AMBASSADOR_FORCE_SECRET_VALIDATION`: a Secret whose certificate is a CA is refused, too.
     force_validation: bool,
 }
 
+/// A folder that Istio's agent writes `key.pem`, `cert-chain.pem` and `root-cert.pem` to (its `OUTPUT_CERTS`).
+struct IstioFolder {
+    folder: PathBuf,
+    /// The proxy's own namespace: nobody else's contexts may use the proxy's certificate.
+    namespace: String,
+}
+
+impl IstioFolder {
+    /// The files that stand for a Secret, if it is the one.
+    fn files(&self, namespace: &str, name: &str, usage: Usage) -> Option<Files> {
+        if name != ISTIO_CERTS || namespace != self.namespace {
+            return None;
+        }
+        let at = |file: &str| self.folder.join(file);
+        match usage {
+            Usage::Identity => Some(Files { cert: at("cert-chain.pem"), key: Some(at("key.pem")), usage }),
+            Usage::Trust => Some(Files { cert: at("root-cert.pem"), key: None, usage }),
+            Usage::Crl => None,
+        }
+    }
+}
+
 enum Held {
-    Secret { source: Arc<Source>, data: Option<BTreeMap<String, Vec<u8>>>, gone_since: Option<SystemTime> },
+    Secret(SecretSource),
     Files(FileSource),
 }
 
 impl Held {
     fn source(&self) -> &Arc<Source> {
         match self {
-            Self::Secret { source, .. } => source,
+            Self::Secret(secret) => secret.source(),
             Self::Files(files) => files.source(),
         }
     }
 }
 
-impl std::fmt::Debug for Keyring {
+impl fmt::Debug for Keyring {
     /// Names only: what is held are keys.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.held.keys()).finish()
     }
 }
@@ -99,6 +136,15 @@ impl Keyring {
         ring
     }
 
+    /// Lets Secret `istio-certs` of this namespace, the proxy's own, be the files of a folder
+    /// (`AMBASSADOR_ISTIO_SECRET_DIR`).
+    #[must_use]
+    pub fn with_istio_folder(mut self, folder: Option<&Path>, namespace: &str) -> Self {
+        let namespace = namespace.to_owned();
+        self.istio = folder.map(|folder| IstioFolder { folder: folder.to_path_buf(), namespace });
+        self
+    }
+
     /// Brings every wanted reference up to date with the present Secrets and files, and lets go of the others.
     pub fn update(&mut self, wanted: &BTreeSet<KeyRef>, documents: &[Arc<Document>], now: SystemTime) {
         self.held.retain(|key, _| wanted.contains(key));
@@ -109,30 +155,19 @@ impl Keyring {
             })
             .map(|document| ((&*document.object.namespace, &*document.object.name), document))
             .collect();
+        let (istio, force) = (self.istio.as_ref(), self.force_validation);
         for key in wanted {
-            let held = self.held.entry(key.clone()).or_insert_with(|| match key {
-                KeyRef::Secret { .. } => {
-                    Held::Secret { source: Source::new(key.source_ref()), data: None, gone_since: None }
-                }
-                KeyRef::Files(files) => Held::Files(FileSource::open(files.clone(), DELETION_GRACE, now)),
-            });
-            self.by_name.insert(key.source_ref(), Arc::clone(held.source()));
+            let held = self.held.entry(key.clone()).or_insert_with(|| hold(key, istio, force, now));
             match (key, held) {
-                (KeyRef::Secret { namespace, name, usage }, Held::Secret { source, data, gone_since }) => {
-                    let document = secrets.get(&(&**namespace, &**name)).copied();
-                    let what = format!("Secret {namespace}/{name}");
-                    update_secret(
-                        &what,
-                        (*usage, self.force_validation),
-                        document,
-                        (source, data, gone_since),
-                        now,
-                    );
+                (KeyRef::Secret { namespace, name, .. }, Held::Secret(secret)) => {
+                    let document = secrets.get(&(&**namespace, &**name));
+                    secret.update(document.map(|document| &***document), now);
                 }
                 (_, Held::Files(files)) => files.refresh(now),
-                (KeyRef::Files(_), Held::Secret { .. }) => {}
+                (KeyRef::Files(_), Held::Secret(_)) => {}
             }
         }
+        self.by_name = self.sources().into_iter().map(|source| (source.name().clone(), source)).collect();
     }
 
     /// A source by its name.
@@ -149,76 +184,26 @@ impl Keyring {
     pub fn folders(&self) -> Vec<PathBuf> {
         let files = self.held.values().filter_map(|held| match held {
             Held::Files(files) => Some(files.folders()),
-            Held::Secret { .. } => None,
+            Held::Secret(_) => None,
         });
         files.flatten().collect()
     }
-
-    /// A deletion's grace is running: the program must look again soon.
-    pub fn in_grace(&self) -> bool {
-        self.held.values().any(|held| match held {
-            Held::Secret { gone_since, source, .. } => {
-                gone_since.is_some() && source.state().material.is_some()
-            }
-            Held::Files(files) => files.source().state().problem.is_some(),
-        })
-    }
 }
 
-fn update_secret(
-    what: &str,
-    (usage, force): (Usage, bool),
-    document: Option<&Arc<Document>>,
-    (source, held, gone_since): (
-        &Arc<Source>,
-        &mut Option<BTreeMap<String, Vec<u8>>>,
-        &mut Option<SystemTime>,
-    ),
-    now: SystemTime,
-) {
-    let report = |problem: Problem| {
-        if source.state().problem.as_ref() != Some(&problem) {
-            // A reference that never worked is a finding of compile; one that did and no longer does is said here.
-            if source.state().material.is_some() {
-                tracing::warn!(source = %source.name(), code = problem.code, "{problem}; the last good one stays in use");
+fn hold(key: &KeyRef, istio: Option<&IstioFolder>, force: bool, now: SystemTime) -> Held {
+    let open = |files: Files, refuse_ca| {
+        Held::Files(FileSource::open(files, FileRules { grace: DELETION_GRACE, refuse_ca }, now))
+    };
+    match key {
+        KeyRef::Files(files) => open(files.clone(), false),
+        KeyRef::Secret { namespace, name, usage } => {
+            match istio.and_then(|istio| istio.files(namespace, name, *usage)) {
+                // It counts as a Secret, so it is validated as one.
+                Some(files) => open(files, force),
+                None => Held::Secret(SecretSource::new(key, *usage, force)),
             }
-            source.reject(problem);
         }
-    };
-    let Some(document) = document else {
-        let problem = Problem::new("secret_missing", format!("{what} does not exist"));
-        let since = *gone_since.get_or_insert(now);
-        let over = now.duration_since(since).unwrap_or_default() >= DELETION_GRACE;
-        if source.state().material.is_some() && over {
-            source.withdraw(problem);
-            *held = None;
-        } else {
-            report(problem);
-        }
-        return;
-    };
-    let was_gone = gone_since.take().is_some();
-    let data = match secret_data(document) {
-        Ok(data) => data,
-        Err((_, message)) => return report(Problem::new("secret_malformed", format!("{what}: {message}"))),
-    };
-    if held.as_ref() == Some(&data) {
-        if was_gone || source.state().problem.is_some() {
-            source.recover();
-        }
-        return;
     }
-    let read = secret::read(what, usage, &data, now).and_then(|(material, left_out)| {
-        if force {
-            material.own.iter().try_for_each(|own| own.refuse_ca(what))?;
-        }
-        Ok((material, left_out))
-    });
-    match read {
-        Ok((material, _left_out)) => source.publish(material),
-        Err(problem) => report(problem),
-    }
-    *held = Some(data);
 }
 
 impl Keys for Keyring {
@@ -228,7 +213,7 @@ impl Keys for Keyring {
         };
         let state = held.source().state();
         match (&state.material, state.status, &state.problem) {
-            (Some(_), _, _) => Ok(key.source_ref()),
+            (Some(_), _, _) => Ok(held.source().name().clone()),
             (None, SourceStatus::Pending, None) => {
                 Err(Problem::new("identity_pending", format!("{} was not read yet", key.source_ref())))
             }

@@ -125,7 +125,7 @@ pub enum PeerRule {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Denied {
-    /// `peer_no_certificate`, `peer_id_mismatch`, `peer_name_mismatch` or `identity_unavailable`.
+    /// One of [`Denied::CODES`].
     pub code: &'static str,
     /// What was expected and what came.
     pub message: String,
@@ -133,8 +133,13 @@ pub struct Denied {
 
 impl Denied {
     /// Every code, for documentation tests.
-    pub const CODES: &'static [&'static str] =
-        &["peer_no_certificate", "peer_id_mismatch", "peer_name_mismatch"];
+    pub const CODES: &'static [&'static str] = &[
+        "peer_no_certificate",
+        "peer_not_verified",
+        "peer_id_mismatch",
+        "peer_name_mismatch",
+        "identity_unavailable",
+    ];
 }
 
 impl PeerRule {
@@ -194,8 +199,18 @@ fn no_certificate() -> Denied {
     Denied { code: "peer_no_certificate", message: "the peer presented no certificate".to_owned() }
 }
 
+/// A peer whose chain was proved. What an unverified one says about itself satisfies no rule.
+fn proved(peer: Option<&PeerId>) -> Result<&PeerId, Denied> {
+    let peer = peer.ok_or_else(no_certificate)?;
+    if peer.verified {
+        return Ok(peer);
+    }
+    let message = format!("the certificate {} of the peer was not verified", peer.serial);
+    Err(Denied { code: "peer_not_verified", message })
+}
+
 fn spiffe_id(peer: Option<&PeerId>) -> Result<&SpiffeId, Denied> {
-    peer.ok_or_else(no_certificate)?.spiffe_id.as_ref().ok_or_else(|| Denied {
+    proved(peer)?.spiffe_id.as_ref().ok_or_else(|| Denied {
         code: "peer_id_mismatch",
         message: "the peer has no verified SPIFFE ID".to_owned(),
     })
@@ -206,7 +221,7 @@ fn mismatch(id: &SpiffeId, wanted: &str) -> Denied {
 }
 
 fn check_names(peer: Option<&PeerId>, names: &[ServerName<'static>]) -> Result<(), Denied> {
-    let peer = peer.ok_or_else(no_certificate)?;
+    let peer = proved(peer)?;
     let leaf = peer.chain.first().ok_or_else(no_certificate)?;
     let valid = webpki::EndEntityCert::try_from(leaf)
         .is_ok_and(|leaf| names.iter().any(|name| leaf.verify_is_valid_for_subject_name(name).is_ok()));

@@ -232,6 +232,39 @@ fn what_is_not_wanted_any_longer_is_let_go() {
     assert!(ring.ring.sources().is_empty());
 }
 
+/// A cluster of the table before may be taken over into the table after: it follows the source that it knows.
+#[test]
+fn a_reference_that_is_wanted_again_feeds_whoever_still_follows_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let at = |name: &str| folder.path().join(name);
+    let files = Files { cert: at("tls.crt"), key: Some(at("tls.key")), usage: Usage::Identity };
+    for key in [wanted(Usage::Identity), KeyRef::Files(files)] {
+        let give = |pair: &Pair| {
+            write(folder.path(), "tls.crt", &pair.cert);
+            write(folder.path(), "tls.key", &pair.key);
+            tls(pair)
+        };
+        let take = || {
+            let _may_be_gone = fs::remove_file(at("tls.crt"));
+            Vec::new()
+        };
+        let mut ring = Ring::new(key.clone());
+        ring.update(&give(&pair(|_| {})));
+        let followed = ring.source();
+        let serial =
+            |source: &Source| source.state().material.as_ref().map(|material| material.own[0].serial.clone());
+        let before = serial(&followed).expect("material");
+        ring.ring.update(&BTreeSet::new(), &[], ring.now);
+        ring.update(&give(&pair(|_| {})));
+        assert!(Arc::ptr_eq(&followed, &ring.source()), "{key}");
+        assert_ne!(serial(&followed), Some(before), "{key}");
+        ring.ring.update(&BTreeSet::new(), &[], ring.now);
+        ring.update(&take());
+        assert!(ring.find().is_err(), "{key}: what is gone at the first look has no grace");
+        assert_eq!((serial(&followed), followed.state().status), (None, SourceStatus::Withdrawn), "{key}");
+    }
+}
+
 #[test]
 fn the_workload_api_is_found_beside_secrets() {
     let spiffe = Source::new(SourceRef::new("spiffe:unix:/run/api.sock"));

@@ -16,7 +16,12 @@ fn documented() -> Vec<&'static str> {
 #[test]
 fn every_code_is_explained() {
     let page: BTreeSet<_> = documented().into_iter().collect();
-    let lists = [proxy::Reason::ALL, identity::VerifyFailure::CODES, ingress::compile::CODES];
+    let lists = [
+        proxy::Reason::ALL,
+        identity::VerifyFailure::CODES,
+        identity::Denied::CODES,
+        ingress::compile::CODES,
+    ];
     for code in lists.into_iter().flatten() {
         assert!(page.contains(code), "docs/reasons.md does not explain {code}");
     }

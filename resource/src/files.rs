@@ -102,13 +102,10 @@ impl FileSource {
     pub async fn run(self: Arc<Self>) {
         loop {
             let folders = self.known.lock().folders.clone();
-            let began = self.folders.set(folders);
-            // What changed between the last reading and the begin of a watch gave no hint: look again at once.
-            if !began {
-                tokio::select! {
-                    () = self.folders.changed() => self.settle().await,
-                    () = tokio::time::sleep(POLL) => {}
-                }
+            self.folders.set(folders);
+            tokio::select! {
+                () = self.folders.changed() => self.settle().await,
+                () = tokio::time::sleep(POLL) => {}
             }
             let source = Arc::clone(&self);
             // Thousands of files must not hold up the control thread.

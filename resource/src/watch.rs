@@ -40,12 +40,12 @@ impl Default for FolderWatch {
 }
 
 impl FolderWatch {
-    /// Watches these folders from now on, and no others; whether a watch began, before which changes may have been missed.
-    /// Folders that cannot be watched are left to polling.
-    pub fn set(&self, folders: impl IntoIterator<Item = PathBuf>) -> bool {
+    /// Watches these folders from now on, and no others. A watch that begins is a hint itself: what changed between the last
+    /// reading and its begin was missed. Folders that cannot be watched are left to polling.
+    pub fn set(&self, folders: impl IntoIterator<Item = PathBuf>) {
         let wanted: BTreeSet<PathBuf> = folders.into_iter().collect();
         let mut watcher = self.watcher.lock();
-        let Some(watcher) = watcher.as_mut() else { return false };
+        let Some(watcher) = watcher.as_mut() else { return };
         let mut now = self.watched.lock();
         let before = std::mem::take(&mut *now);
         let mut began = false;
@@ -64,7 +64,9 @@ impl FolderWatch {
             // The system has ended the watch of a folder that was removed.
             let _already_ended = watcher.unwatch(gone);
         }
-        began
+        if began {
+            self.changed.notify_one();
+        }
     }
 
     /// Waits for the next hint. Cancel-safe.
@@ -98,20 +100,24 @@ mod tests {
         fs::create_dir(&folder).expect("mkdir");
         fs::write(folder.join("a"), "1").expect("write");
         let watch = FolderWatch::default();
-        assert!(watch.set([folder.clone()]));
-        assert!(!watch.set([folder.clone()]), "known already");
+        let hint =
+            async || tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a hint");
+        watch.set([folder.clone()]);
+        hint().await;
+        // Known already: no hint.
+        watch.set([folder.clone()]);
         fs::read_to_string(folder.join("a")).expect("read");
         assert_eq!(fs::read_dir(&folder).expect("list").count(), 1);
         let quiet = tokio::time::timeout(Duration::from_millis(300), watch.changed()).await;
         assert!(quiet.is_err(), "woken by a read");
-        let hint =
-            async || tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a hint");
         fs::write(folder.join("a"), "2").expect("write");
         hint().await;
         // The old folder stays under another name, so that its inode is not given out again.
         fs::rename(&folder, outer.path().join("old")).expect("rename");
         fs::create_dir(&folder).expect("mkdir");
-        assert!(watch.set([folder.clone()]), "another folder under the same path");
+        while tokio::time::timeout(Duration::from_millis(100), watch.changed()).await.is_ok() {}
+        watch.set([folder.clone()]);
+        hint().await;
         while tokio::time::timeout(Duration::from_millis(100), watch.changed()).await.is_ok() {}
         fs::write(folder.join("b"), "1").expect("write");
         hint().await;

@@ -115,12 +115,18 @@ impl DevAuthority {
         self.serve_entries()
     }
 
-    /// As [`DevAuthority::update`], if the entries say anything new.
+    /// As [`DevAuthority::update`], if the entries or the foreign bundles that they name say anything new.
     pub fn update_if_changed(&self, entries: Entries, persist: bool) -> Result<bool, Error> {
-        if self.state.borrow().entries == entries {
+        let old = self.state.borrow().clone();
+        if old.entries == entries && old.federated == federated(&entries)? {
             return Ok(false);
         }
         self.update(entries, persist).map(|()| true)
+    }
+
+    /// The files of foreign bundles: a change in one is a change of the entries.
+    pub fn bundle_files(&self) -> Vec<PathBuf> {
+        self.state.borrow().entries.federated.values().cloned().collect()
     }
 
     /// Socket of each entry, by SPIFFE ID, in the order of the entries.

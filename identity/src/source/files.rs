@@ -73,9 +73,16 @@ impl std::fmt::Debug for FileSource {
 }
 
 impl FileSource {
-    /// Reads the files for the first time. The source is pending, with its problem, if they cannot be used.
+    /// Reads the files for the first time, for a source of their own name. It is pending, with its problem, if they cannot
+    /// be used.
     pub fn open(files: Files, rules: FileRules, now: SystemTime) -> Self {
         let source = Source::new(files.source_ref());
+        Self::feed(source, files, rules, now)
+    }
+
+    /// As [`FileSource::open`], for a source that is there already: what it holds from before is withdrawn if the files
+    /// cannot be used.
+    pub fn feed(source: Arc<Source>, files: Files, rules: FileRules, now: SystemTime) -> Self {
         let opened = Self { files, source, rules, last: Mutex::default() };
         opened.refresh(now);
         opened
@@ -107,8 +114,11 @@ impl FileSource {
                 last.gone_since = None;
                 if last.good.as_ref() == Some(&contents) && self.source.state().material.is_some() {
                     self.source.recover();
-                } else if let Some(good) = self.accept(contents, now) {
-                    last.good = Some(good);
+                } else {
+                    match self.accept(contents, now) {
+                        Ok(good) => last.good = Some(good),
+                        Err(problem) => self.report(&last, problem),
+                    }
                 }
             }
             Err(problem) if problem.code == GONE => {
@@ -118,16 +128,16 @@ impl FileSource {
                     self.source.withdraw(problem);
                     last.good = None;
                 } else {
-                    self.report(problem);
+                    self.report(&last, problem);
                 }
             }
-            Err(problem) => self.report(problem),
+            Err(problem) => self.report(&last, problem),
         }
     }
 
     /// Publishes; gives back the contents if they were good. A pair that does not match is read once more: its two files
     /// may have been replaced one after the other.
-    fn accept(&self, contents: Contents, now: SystemTime) -> Option<Contents> {
+    fn accept(&self, contents: Contents, now: SystemTime) -> Result<Contents, Problem> {
         let what = self.files.cert.display().to_string();
         let attempt = |contents: Contents| -> Result<_, Problem> {
             let (material, left_out) = read(&what, self.files.usage, &contents, now)?;
@@ -140,24 +150,22 @@ impl FileSource {
             Err(problem) if problem.code == "key_mismatch" => self.contents().and_then(attempt),
             outcome => outcome,
         };
-        match outcome {
-            Ok((material, left_out, contents)) => {
-                for why in left_out {
-                    tracing::warn!(source = %self.source.name(), "{why}");
-                }
-                self.source.publish(material);
-                Some(contents)
-            }
-            Err(problem) => {
-                self.report(problem);
-                None
-            }
+        let (material, left_out, contents) = outcome?;
+        for why in left_out {
+            tracing::warn!(source = %self.source.name(), "{why}");
         }
+        self.source.publish(material);
+        Ok(contents)
     }
 
     /// Says a problem once.
-    fn report(&self, problem: Problem) {
-        if self.source.state().problem.as_ref() != Some(&problem) {
+    fn report(&self, last: &Last, problem: Problem) {
+        let state = self.source.state();
+        if last.good.is_none() && state.material.is_some() {
+            // Held since a time when nobody looked after the files: it may be long out of date.
+            return self.source.withdraw(problem);
+        }
+        if state.problem.as_ref() != Some(&problem) {
             tracing::warn!(source = %self.source.name(), code = problem.code, "{problem}");
             self.source.reject(problem);
         }

@@ -16,6 +16,8 @@ pub(super) struct Anchor {
     anchor: TrustAnchor<'static>,
     subject: Vec<u8>,
     key_id: Option<Vec<u8>>,
+    /// A CA that may sign. Others stay, so that a chain below one is told why it is refused.
+    is_ca: bool,
     not_before: SystemTime,
     not_after: SystemTime,
     /// URI name constraints, which webpki cannot evaluate (6.3, option b).
@@ -29,7 +31,7 @@ struct UriConstraints {
     excluded: Vec<String>,
 }
 
-/// The usable anchors of a bundle.
+/// The anchors of a bundle.
 #[derive(Debug, Default)]
 pub(super) struct Anchors(Vec<Anchor>);
 
@@ -37,7 +39,7 @@ pub(super) struct Anchors(Vec<Anchor>);
 pub(super) enum Candidates {
     /// Try these.
     Some(Vec<TrustAnchor<'static>>),
-    /// The only fitting ones have expired, or are not valid yet.
+    /// The only fitting ones are no CAs, have expired, or are not valid yet.
     Unusable,
     /// None fits.
     None,
@@ -45,15 +47,11 @@ pub(super) enum Candidates {
 
 impl Anchors {
     pub(super) fn new(authorities: &[CertificateDer<'static>]) -> Self {
-        // Expiry is judged at use; everything else makes an authority useless for good.
-        let ever = SystemTime::UNIX_EPOCH;
-        Self(
-            authorities
-                .iter()
-                .filter(|der| unusable_authority(der, ever).is_none())
-                .filter_map(Anchor::new)
-                .collect(),
-        )
+        Self(authorities.iter().filter_map(Anchor::new).collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Anchors whose name issued a certificate of the chain, those named by key identifier first.
@@ -63,7 +61,7 @@ impl Anchors {
         if fitting.is_empty() {
             return Candidates::None;
         }
-        fitting.retain(|anchor| anchor.not_before <= now && now < anchor.not_after);
+        fitting.retain(|anchor| anchor.is_ca && anchor.not_before <= now && now < anchor.not_after);
         if fitting.is_empty() {
             return Candidates::Unusable;
         }
@@ -82,7 +80,7 @@ impl Anchors {
     }
 
     /// Whether the URI constraints of the anchor that ended a path permit these hosts.
-    pub(super) fn permits(&self, used: &TrustAnchor<'_>, hosts: &[&str]) -> bool {
+    pub(super) fn permits(&self, used: &TrustAnchor<'_>, hosts: &[String]) -> bool {
         self.same(used).all(|anchor| hosts.iter().all(|host| anchor.uris.permit(host)))
     }
 
@@ -110,6 +108,8 @@ impl Anchor {
         }
         Some(Self {
             subject: cert.subject().as_raw().to_vec(),
+            // Expiry is judged at use.
+            is_ca: unusable_authority(der, SystemTime::UNIX_EPOCH).is_none(),
             key_id: subject_key_id(&cert).map(<[u8]>::to_vec),
             not_before: time(cert.validity().not_before),
             not_after: time(cert.validity().not_after),

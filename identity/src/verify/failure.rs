@@ -58,7 +58,7 @@ failures! {
     NoDigitalSignature = "peer_no_digital_signature",
     /// an extended key usage that does not fit the role.
     Purpose = "peer_wrong_purpose",
-    /// no bundle for the trust domain of the leaf.
+    /// no bundle for the trust domain of the leaf, or an empty one.
     NoBundle = "peer_no_bundle",
     /// no path to an authority of the leaf's own trust domain.
     UnknownIssuer = "peer_unknown_issuer",
@@ -80,6 +80,8 @@ failures! {
     Revoked = "peer_revoked",
     /// The revocation list has expired or does not verify.
     RevocationList = "peer_revocation_list",
+    /// Revocation lists are configured, but there is none of an issuer in the chain.
+    NoRevocationList = "peer_no_revocation_list",
     /// A signature in the chain is wrong.
     BadSignature = "peer_bad_signature",
     /// A signature algorithm we do not accept.
@@ -120,8 +122,8 @@ impl From<webpki::Error> for VerifyFailure {
             W::CertExpired { .. } => Self::Expired,
             W::CertNotValidYet { .. } => Self::NotYetValid,
             W::CertRevoked => Self::Revoked,
+            W::UnknownRevocationStatus => Self::NoRevocationList,
             W::CrlExpired { .. }
-            | W::UnknownRevocationStatus
             | W::InvalidCrlSignatureForPublicKey
             | W::IssuerNotCrlSigner
             | W::InvalidCrlNumber => Self::RevocationList,

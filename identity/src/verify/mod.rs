@@ -5,8 +5,13 @@
 
 mod anchors;
 mod failure;
+mod handshake;
 pub(crate) mod leaf;
+mod path;
+mod revocation;
+mod trust;
 mod verifier;
 
 pub use failure::{VerifyFailure, failure_of};
-pub(crate) use verifier::{PeerVerifier, Role, TrustInput};
+pub(crate) use trust::{TrustInput, TrustInputs};
+pub(crate) use verifier::{PeerVerifier, Role};

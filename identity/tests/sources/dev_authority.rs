@@ -229,7 +229,7 @@ async fn bundles_come_without_an_own_svid_and_with_the_federated_ones() {
     let other = Ca::new("other.org").expect("ca");
     let file = outer.path().join("other.pem");
     fs::write(&file, pem("CERTIFICATE", other.certificate())).expect("write");
-    let federated = [("other.org".to_owned(), file)].into();
+    let federated = [("other.org".to_owned(), file.clone())].into();
     let authority =
         DevAuthority::start(Entries { federated, ..entries("1h") }, &folder, false).expect("start");
     let mut raw = client(&folder.join("a.sock")).await;
@@ -240,6 +240,20 @@ async fn bundles_come_without_an_own_svid_and_with_the_federated_ones() {
     let ours = follow(&authority, A);
     let state = until(&ours.source, "delivered", |state| state.revision == 1).await;
     assert_eq!(authorities(&state, "other.org"), Some(1));
+    // A CA is added to the foreign file.
+    let with =
+        |file: &Path| Entries { federated: [("other.org".to_owned(), file.into())].into(), ..entries("1h") };
+    assert!(!authority.update_if_changed(with(&file), false).expect("nothing new"));
+    let next = Ca::new("other.org").expect("ca");
+    let both = [&other, &next].map(|ca| pem("CERTIFICATE", ca.certificate())).concat();
+    fs::write(&file, both).expect("write");
+    assert!(authority.update_if_changed(with(&file), false).expect("a new bundle"));
+    until(&ours.source, "grown", |state| authorities(state, "other.org") == Some(2)).await;
+    assert_eq!(authority.bundle_files(), [file.as_path()]);
+    // A file that cannot be read changes nothing.
+    fs::remove_file(&file).expect("remove");
+    authority.update_if_changed(with(&file), false).expect_err("missing");
+    assert_eq!(authorities(&ours.source.state(), "other.org"), Some(2));
     // Federation ends.
     authority.update(entries("1h"), false).expect("update");
     until(&ours.source, "unloaded", |state| authorities(state, "other.org").is_none()).await;

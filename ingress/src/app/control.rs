@@ -173,10 +173,17 @@ impl Control {
             (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
         let refreshed = tokio::task::spawn_blocking(move || {
             let wanted = wants(&set.documents, &settings);
-            build.lock().keyring.update(&wanted, &set.documents, SystemTime::now());
+            let keyring = &mut build.lock().keyring;
+            keyring.update(&wanted, &set.documents, SystemTime::now());
+            keyring.folders()
         })
         .await;
-        if refreshed.is_ok() && self.usable() != before {
+        let Ok(folders) = refreshed else {
+            return tracing::error!("reading keys failed; the last good ones stay in use");
+        };
+        // A folder may have been made anew.
+        self.key_folders.set(folders);
+        if self.usable() != before {
             self.republish(server, state).await;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -30,11 +30,9 @@ pub async fn run(args: &DevAuthorityArgs, out: &mut dyn Write) -> io::Result<u8>
     }
     out.flush()?;
     let watch = FolderWatch::default();
-    let parent =
-        args.entries.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watch.set([parent.to_path_buf()]);
     let mut stop = app::Termination::new()?;
     loop {
+        watch.set(authority.bundle_files().iter().chain([&args.entries]).map(|file| folder_of(file)));
         tokio::select! {
             () = stop.requested() => break,
             () = watch.changed() => tokio::time::sleep(Duration::from_millis(60)).await,
@@ -54,6 +52,10 @@ pub async fn run(args: &DevAuthorityArgs, out: &mut dyn Write) -> io::Result<u8>
         let _not_fatal = std::fs::remove_dir(&folder);
     }
     Ok(0)
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
 }
 
 /// Reads the file: YAML by the manifest parser, shape by serde.

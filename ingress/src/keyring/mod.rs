@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -77,6 +77,9 @@ pub trait Keys {
 pub struct Keyring {
     held: BTreeMap<KeyRef, Held>,
     by_name: HashMap<SourceRef, Arc<Source>>,
+    /// Every source that was ever made and that somebody still follows. One that is wanted again is the same one: the
+    /// clusters of a table that goes may live on in the table that comes.
+    made: HashMap<SourceRef, Weak<Source>>,
     spiffe: Option<Arc<Source>>,
     istio: Option<IstioFolder>,
     /// `AMBASSADOR_FORCE_SECRET_VALIDATION`: a Secret whose certificate is a CA is refused, too.
@@ -155,9 +158,12 @@ impl Keyring {
             })
             .map(|document| ((&*document.object.namespace, &*document.object.name), document))
             .collect();
-        let (istio, force) = (self.istio.as_ref(), self.force_validation);
+        self.made.retain(|_, source| source.strong_count() > 0);
+        let Self { held, made, istio, force_validation, .. } = self;
         for key in wanted {
-            let held = self.held.entry(key.clone()).or_insert_with(|| hold(key, istio, force, now));
+            let held = held.entry(key.clone()).or_insert_with(|| {
+                hold(key, source(made, key.source_ref()), (istio.as_ref(), *force_validation), now)
+            });
             match (key, held) {
                 (KeyRef::Secret { namespace, name, .. }, Held::Secret(secret)) => {
                     let document = secrets.get(&(&**namespace, &**name));
@@ -190,20 +196,33 @@ impl Keyring {
     }
 }
 
-fn hold(key: &KeyRef, istio: Option<&IstioFolder>, force: bool, now: SystemTime) -> Held {
-    let open = |files: Files, refuse_ca| {
-        Held::Files(FileSource::open(files, FileRules { grace: DELETION_GRACE, refuse_ca }, now))
-    };
-    match key {
-        KeyRef::Files(files) => open(files.clone(), false),
+/// The source of a name: the one that somebody still follows, or a new one.
+fn source(made: &mut HashMap<SourceRef, Weak<Source>>, name: SourceRef) -> Arc<Source> {
+    if let Some(source) = made.get(&name).and_then(Weak::upgrade) {
+        return source;
+    }
+    let source = Source::new(name.clone());
+    made.insert(name, Arc::downgrade(&source));
+    source
+}
+
+fn hold(
+    key: &KeyRef,
+    source: Arc<Source>,
+    (istio, force): (Option<&IstioFolder>, bool),
+    now: SystemTime,
+) -> Held {
+    let (files, refuse_ca) = match key {
+        KeyRef::Files(files) => (files.clone(), false),
         KeyRef::Secret { namespace, name, usage } => {
             match istio.and_then(|istio| istio.files(namespace, name, *usage)) {
                 // It counts as a Secret, so it is validated as one.
-                Some(files) => open(files, force),
-                None => Held::Secret(SecretSource::new(key, *usage, force)),
+                Some(files) => (files, force),
+                None => return Held::Secret(SecretSource::new(key.to_string(), *usage, force, source)),
             }
         }
-    }
+    };
+    Held::Files(FileSource::feed(source, files, FileRules { grace: DELETION_GRACE, refuse_ca }, now))
 }
 
 impl Keys for Keyring {
@@ -213,7 +232,7 @@ impl Keys for Keyring {
         };
         let state = held.source().state();
         match (&state.material, state.status, &state.problem) {
-            (Some(_), _, _) => Ok(held.source().name().clone()),
+            (Some(_), _, _) => Ok(key.source_ref()),
             (None, SourceStatus::Pending, None) => {
                 Err(Problem::new("identity_pending", format!("{} was not read yet", key.source_ref())))
             }

@@ -8,7 +8,7 @@ use identity::{
 };
 use resource::{Document, secret_data};
 
-use super::{DELETION_GRACE, KeyRef};
+use super::DELETION_GRACE;
 
 /// A Secret that is wanted, whether it exists or not.
 pub(super) struct SecretSource {
@@ -24,10 +24,9 @@ pub(super) struct SecretSource {
 }
 
 impl SecretSource {
-    /// A Secret of which nothing is known yet.
-    pub(super) fn new(key: &KeyRef, usage: Usage, refuse_ca: bool) -> Self {
-        let source = Source::new(key.source_ref());
-        Self { what: key.to_string(), usage, refuse_ca, source, good: None, gone_since: None }
+    /// A Secret of which nothing is known yet, and the source that it feeds.
+    pub(super) fn new(what: String, usage: Usage, refuse_ca: bool, source: Arc<Source>) -> Self {
+        Self { what, usage, refuse_ca, source, good: None, gone_since: None }
     }
 
     pub(super) fn source(&self) -> &Arc<Source> {
@@ -82,9 +81,13 @@ impl SecretSource {
     /// Says a problem once.
     fn report(&self, problem: Problem) {
         let state = self.source.state();
+        if self.good.is_none() && state.material.is_some() {
+            // Held since a time when nobody looked after it: it may be long out of date.
+            return self.source.withdraw(problem);
+        }
         if state.problem.as_ref() != Some(&problem) {
             // A reference that never worked is a finding of compile; one that did and no longer does is said here.
-            if state.material.is_some() {
+            if self.good.is_some() {
                 tracing::warn!(source = %self.source.name(), code = problem.code, "{problem}; the last good one stays in use");
             }
             self.source.reject(problem);

@@ -1,5 +1,7 @@
 //! TLS profiles: a specification that names sources, and one whole rustls configuration behind an `ArcSwap`.
 
+mod inputs;
+
 use std::{sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
@@ -9,12 +11,13 @@ use rustls::{
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls_pki_types::CertificateDer;
 
+use self::inputs::{not_expired, own, pending, trust_inputs};
 use crate::{
-    Bundle, Credential, PeerId, PeerRule, Problem, Source, SourceStatus, Trust, VerifyFailure, provider,
+    Credential, PeerId, PeerRule, Problem, Source, VerifyFailure, provider,
     source::Dependent,
-    verify::{PeerVerifier, Role, TrustInput},
+    verify::{PeerVerifier, Role, TrustInputs},
 };
 
 /// How the peer's chain is verified. The peer's name or SPIFFE ID is compared later, by its [`crate::PeerRule`].
@@ -149,7 +152,7 @@ pub struct ServerProfile {
 struct Live<T> {
     tls: Result<Arc<T>, Problem>,
     verifier: Option<Arc<PeerVerifier>>,
-    inputs: Option<(TrustInput, Vec<CertificateRevocationListDer<'static>>)>,
+    inputs: Option<TrustInputs>,
 }
 
 impl<T> Live<T> {
@@ -362,10 +365,6 @@ fn follow<const N: usize>(dependent: &Arc<dyn Dependent>, sources: [Option<&Arc<
     }
 }
 
-fn pending(what: &str) -> Problem {
-    Problem::new("identity_pending", format!("{what} has not delivered yet"))
-}
-
 fn settings(error: String) -> Problem {
     Problem::new("tls_settings", error)
 }
@@ -375,99 +374,11 @@ fn resolver(credential: &Credential) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(certified))
 }
 
-/// The material of a source, or why there is none.
-fn material(source: &Source) -> Result<Arc<crate::Material>, Problem> {
-    let state = source.state();
-    match (&state.material, state.status) {
-        (Some(material), _) => Ok(Arc::clone(material)),
-        (None, SourceStatus::Pending) if state.problem.is_none() => Err(pending(source.name().as_str())),
-        (None, SourceStatus::Pending) => Err(Problem::new(
-            "identity_pending",
-            format!("{}: {}", source.name(), state.problem.as_ref().map_or("", |problem| &problem.message)),
-        )),
-        (None, _) => Err(state.problem.clone().unwrap_or_else(|| {
-            Problem::new("identity_unavailable", format!("{} was withdrawn", source.name()))
-        })),
-    }
-}
-
-/// The own certificate that the hint names; the first without one (W-14, W-15).
-fn own(source: &Source, hint: Option<&str>) -> Result<Arc<Credential>, Problem> {
-    let material = material(source)?;
-    let found = match hint {
-        None => material.own.first(),
-        Some(hint) => material.own.iter().find(|credential| credential.hint.as_deref() == Some(hint)),
-    };
-    found.cloned().ok_or_else(|| {
-        let message = match hint {
-            Some(hint) => format!("{} delivers no SVID with the hint `{hint}`", source.name()),
-            None => format!("{} delivers no certificate", source.name()),
-        };
-        Problem::new("identity_unavailable", message)
-    })
-}
-
-fn not_expired(credential: &Credential, source: &Source) -> Result<(), Problem> {
-    if SystemTime::now() < credential.not_after {
-        return Ok(());
-    }
-    let ended = crate::material::rfc3339(credential.not_after);
-    let message = format!("certificate {} of {} expired at {ended}", credential.serial, source.name());
-    Err(Problem::new("identity_expired", message))
-}
-
-type TrustInputs = (TrustInput, Vec<CertificateRevocationListDer<'static>>);
-
-fn trust_inputs(verify: &Verify, crl: Option<&Arc<Source>>) -> Result<TrustInputs, Problem> {
-    let crls =
-        match crl.map(|source| material(source)).transpose()?.as_ref().and_then(|held| held.trust.clone()) {
-            Some(trust) => trust.crls(),
-            None => Vec::new(),
-        };
-    let input = match verify {
-        Verify::Nothing => TrustInput::Nothing,
-        Verify::System => TrustInput::Roots(provider::system_roots()?),
-        Verify::Roots(source) => TrustInput::Roots(trust(source)?.pooled()),
-        Verify::Spiffe { trust: source, trust_domains } => match &*trust(source)? {
-            Trust::Spiffe(bundles) => TrustInput::Spiffe(bundles.clone()),
-            other => TrustInput::SpiffeRoots(other.pooled(), trust_domains.clone()),
-        },
-    };
-    Ok((input, crls))
-}
-
-fn trust(source: &Source) -> Result<Arc<Trust>, Problem> {
-    let held = material(source)?.trust.clone();
-    held.ok_or_else(|| Problem::new("ca_missing", format!("{} delivers no CA certificates", source.name())))
-}
-
-impl Trust {
-    fn crls(&self) -> Vec<CertificateRevocationListDer<'static>> {
-        match self {
-            Self::Spiffe(bundles) => bundles.values().flat_map(|bundle| bundle.crls.clone()).collect(),
-            Self::Roots(bundle) => bundle.crls.clone(),
-            Self::Crls(crls) => crls.clone(),
-        }
-    }
-
-    /// All authorities as one pool, for web PKI over a source that was named as a plain CA.
-    fn pooled(&self) -> Bundle {
-        match self {
-            Self::Roots(bundle) => bundle.clone(),
-            Self::Crls(_) => Bundle::default(),
-            Self::Spiffe(bundles) => Bundle {
-                authorities: bundles.values().flat_map(|bundle| bundle.authorities.clone()).collect(),
-                crls: self.crls(),
-            },
-        }
-    }
-}
-
 /// The verifier of the present state when nothing it rests on has changed: its chain cache stays warm over rotations.
 fn reuse<T>(live: &Live<T>, inputs: &TrustInputs, client_auth: ClientAuth) -> Arc<PeerVerifier> {
     match (&live.verifier, &live.inputs) {
         (Some(verifier), Some(before)) if before == inputs => Arc::clone(verifier),
-        _ => Arc::new(PeerVerifier::new(&inputs.0, &inputs.1, client_auth)),
+        _ => Arc::new(PeerVerifier::new(inputs, client_auth)),
     }
 }
 

@@ -1,0 +1,132 @@
+//! Clients: one request, or a connection that is kept for many, honouring `connection: close` and GOAWAY.
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// One GET on a connection of its own.
+pub(crate) async fn get(addr: SocketAddr, host: &str, path: &str) -> (u16, String) {
+    let mut client = Http1::new(addr);
+    let request = Request::get(path).header("host", host).body(empty()).expect("request");
+    client.ask(request).await.expect("an answer")
+}
+
+pub(crate) fn empty() -> Body {
+    Empty::new().boxed_unsync()
+}
+
+/// A client of HTTP/1.1 with one connection at a time.
+pub(crate) struct Http1 {
+    addr: SocketAddr,
+    sender: Option<http1::SendRequest<Body>>,
+}
+
+impl Http1 {
+    pub(crate) fn new(addr: SocketAddr) -> Self {
+        Self { addr, sender: None }
+    }
+
+    /// A connection, whether kept or fresh; `None` once nobody accepts any longer.
+    async fn connection(&mut self) -> Result<Option<http1::SendRequest<Body>>, String> {
+        if let Some(mut kept) = self.sender.take() {
+            // The peer may only close after it has said so.
+            kept.ready().await.map_err(|error| format!("closed without `connection: close`: {error}"))?;
+            return Ok(Some(kept));
+        }
+        let Ok(stream) = TcpStream::connect(self.addr).await else { return Ok(None) };
+        let _only_slower = stream.set_nodelay(true);
+        let (sender, running) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        tokio::spawn(running);
+        Ok(Some(sender))
+    }
+
+    /// Status and body; an error unless the answer came whole.
+    pub(crate) async fn ask(&mut self, request: Request<Body>) -> Result<(u16, String), String> {
+        self.try_ask(request).await?.ok_or_else(|| "refused".to_owned())
+    }
+
+    /// As [`Http1::ask`]; `None` where the connection was refused.
+    pub(crate) async fn try_ask(&mut self, request: Request<Body>) -> Result<Option<(u16, String)>, String> {
+        let Some(mut sender) = self.connection().await? else { return Ok(None) };
+        let response = sender.send_request(request).await.map_err(|error| format!("{error:?}"))?;
+        let closes = response.headers().get("connection").is_some_and(|value| value == "close");
+        let answer = whole(response).await?;
+        self.sender = (!closes).then_some(sender);
+        Ok(Some(answer))
+    }
+}
+
+/// A client of HTTP/2 with prior knowledge.
+pub(crate) struct Http2 {
+    addr: SocketAddr,
+    sender: Option<http2::SendRequest<Body>>,
+}
+
+impl Http2 {
+    pub(crate) fn new(addr: SocketAddr) -> Self {
+        Self { addr, sender: None }
+    }
+
+    async fn connection(&mut self) -> Option<http2::SendRequest<Body>> {
+        loop {
+            if let Some(mut kept) = self.sender.clone() {
+                if kept.ready().await.is_ok() {
+                    return Some(kept);
+                }
+                self.sender = None;
+            }
+            let stream = TcpStream::connect(self.addr).await.ok()?;
+            let _only_slower = stream.set_nodelay(true);
+            let (sender, running) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.ok()?;
+            tokio::spawn(running);
+            self.sender = Some(sender);
+        }
+    }
+
+    /// The head of the answer. A request that was not processed because of a GOAWAY is sent again; `None` once nobody
+    /// accepts any longer.
+    pub(crate) async fn send(
+        &mut self,
+        request: impl Fn() -> Request<Body>,
+    ) -> Result<Option<Response<Incoming>>, String> {
+        loop {
+            let Some(mut sender) = self.connection().await else { return Ok(None) };
+            match sender.try_send_request(request()).await {
+                Ok(response) => return Ok(Some(response)),
+                Err(mut error) => match error.take_message() {
+                    Some(_unsent) => self.sender = None,
+                    None => return Err(format!("{:?}", error.into_error())),
+                },
+            }
+        }
+    }
+
+    /// As [`Http2::send`], with the whole body.
+    pub(crate) async fn try_ask(
+        &mut self,
+        request: impl Fn() -> Request<Body>,
+    ) -> Result<Option<(u16, String)>, String> {
+        match self.send(request).await? {
+            Some(response) => whole(response).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<(u16, String), String> {
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(|error| format!("body: {error:?}"))?;
+    Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+}

@@ -1,0 +1,216 @@
+//! Upstreams that count what reaches them, down to the byte.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Authority, Pair};
+
+/// What an upstream has seen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) connections: AtomicU64,
+    pub(crate) handshakes: AtomicU64,
+    /// Bytes above TLS, or all of them without it.
+    pub(crate) bytes: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    /// When each client certificate was first presented, by serial number.
+    pub(crate) serials: Mutex<BTreeMap<String, Instant>>,
+    pub(crate) server_names: Mutex<Vec<String>>,
+}
+
+/// An HTTP server on a free port of 127.0.0.1; ends when dropped.
+pub(crate) struct Upstream {
+    pub(crate) addr: SocketAddr,
+    pub(crate) seen: Arc<Seen>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Upstream {
+    /// TLS that requires a client certificate of an authority.
+    pub(crate) async fn mutual(own: &Pair, clients: &Authority) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.der().clone()).expect("authority");
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("verifier");
+        let mut config = ServerConfig::builder()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![own.der.clone()], own.private_key())
+            .expect("certificate");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self::start(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    /// Cleartext.
+    pub(crate) async fn plain() -> Self {
+        Self::start(None).await
+    }
+
+    async fn start(tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let addr = listener.local_addr().expect("address");
+        let seen = Arc::new(Seen::default());
+        let told = Arc::clone(&seen);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                told.connections.fetch_add(1, Relaxed);
+                tokio::spawn(connection(stream, tls.clone(), Arc::clone(&told)));
+            }
+        });
+        Self { addr, seen, accepting }
+    }
+
+    pub(crate) fn has_seen(&self, serial: &str) -> bool {
+        self.seen.serials.lock().contains_key(serial)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.seen.bytes.load(Relaxed)
+    }
+}
+
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, seen: Arc<Seen>) {
+    let _only_slower = stream.set_nodelay(true);
+    let Some(tls) = tls else {
+        return serve(Counted { inner: stream, seen }, String::new()).await;
+    };
+    let Ok(stream) = tls.accept(stream).await else { return };
+    seen.handshakes.fetch_add(1, Relaxed);
+    let session = stream.get_ref().1;
+    let serial = serial(session.peer_certificates().expect("required")[0].as_ref());
+    seen.serials.lock().entry(serial.clone()).or_insert_with(Instant::now);
+    seen.server_names.lock().extend(session.server_name().map(str::to_owned));
+    serve(Counted { inner: stream, seen }, serial).await;
+}
+
+fn serial(der: &[u8]) -> String {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("X.509");
+    format!("{:X}", certificate.tbs_certificate.serial)
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: Counted<S>, serial: String) {
+    let seen = Arc::clone(&stream.seen);
+    let service = service_fn(move |request| {
+        seen.requests.fetch_add(1, Relaxed);
+        let serial = serial.clone();
+        async move { Ok::<_, Infallible>(answer(request, &serial).await) }
+    });
+    let auto = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    // Clients come and go.
+    let _ended = auto.serve_connection(TokioIo::new(stream), service).await;
+}
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Says which certificate the connection came with; what the path ends with decides how.
+async fn answer(request: Request<Incoming>, serial: &str) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    if request
+        .headers()
+        .get("content-type")
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    {
+        return grpc(request, &path).await;
+    }
+    let mut response = Response::new(Full::from(format!("{serial} {path}")).boxed_unsync());
+    if path.ends_with("/close") {
+        response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+    }
+    if path.ends_with("/slow") {
+        tokio::time::sleep(SLOW).await;
+    }
+    response
+}
+
+/// Long enough to be in flight when something happens.
+const SLOW: Duration = Duration::from_millis(100);
+/// Messages of a gRPC server stream.
+pub(crate) const MESSAGES: usize = 20;
+
+/// A unary call echoes; a server stream sends [`MESSAGES`] messages over [`MESSAGES`] times [`SLOW`] / 4. Both end in trailers.
+async fn grpc(request: Request<Incoming>, path: &str) -> Response<Body> {
+    let streams = path.ends_with("/Stream");
+    let sent = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let count = if streams { MESSAGES } else { 1 };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let frames = futures_util::stream::unfold(0, move |at| {
+        let (sent, trailers) = (sent.clone(), trailers.clone());
+        async move {
+            if at > 0 && at < count {
+                tokio::time::sleep(SLOW / 4).await;
+            }
+            let frame = match at.cmp(&count) {
+                std::cmp::Ordering::Less => Frame::data(sent),
+                std::cmp::Ordering::Equal => Frame::trailers(trailers),
+                std::cmp::Ordering::Greater => return None,
+            };
+            Some((Ok(frame), at + 1))
+        }
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// Counts what is read.
+struct Counted<S> {
+    inner: S,
+    seen: Arc<Seen>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.seen.bytes.fetch_add((buf.filled().len() - before) as u64, Relaxed);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,13 @@
+//! The program as people run it: a child process on loopback, manifests in a folder, real TLS upstreams and real clients.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test may stop where it fails"
+)]
+
+mod fail_closed;
+mod harness;
+mod rotation;

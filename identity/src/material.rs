@@ -106,11 +106,11 @@ impl Credential {
         let chain = pem_certificates(what, chain)?;
         if chain.is_empty() {
             let message = format!("{what} has no certificate; it must hold the chain as PEM, leaf first");
-            return Err(Problem::new("secret_no_certificate", message));
+            return Err(Problem::new("bad_certificate", message));
         }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             rustls_pki_types::pem::Error::NoItemsFound => Problem::new(
-                "secret_no_key",
+                "bad_key",
                 format!(
                     "{what} has no usable private key; it must be unencrypted PEM (PKCS#8, PKCS#1 or SEC1)"
                 ),

@@ -173,7 +173,7 @@ fn contexts(world: &World) -> Vec<Case> {
         case("no-ca", "secret_missing", context("no-ca", "secret: own\nca_secret: nowhere")),
         fields("no-crl", "secret_missing", "secret: own\ncrl_secret: nowhere"),
         fields("no-files", "file_missing", "cert_chain_file: nowhere.crt\nprivate_key_file: nowhere.key"),
-        fields("no-socket", "no_spiffe_socket", "spiffe: {}"),
+        case("no-socket", "no_spiffe_socket", context("no-socket", "spiffe: {}")),
         at(
             "spec.min_tls_version",
             "min_tls_version: v9",

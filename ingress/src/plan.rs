@@ -1,6 +1,6 @@
 //! The plan: what compile makes of all documents. Valid, plain data without sockets, sources or clocks; the table is built from it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use identity::{ClientAuth, IdPattern, SourceRef, TrustDomain, Versions};
 use proxy::{
@@ -236,6 +236,8 @@ pub struct MappingPlan {
     pub query: Vec<FieldMatch>,
     /// `weight`; `None`: takes what the others leave.
     pub weight: Option<i64>,
+    /// Faces of the dice on which it is taken: its part of its group.
+    pub share: Range<u8>,
     /// What it does.
     pub outcome: Outcome,
     /// What it changes.
@@ -351,6 +353,31 @@ pub enum RedirectPath {
         /// The substitution.
         substitution: Arc<str>,
     },
+}
+
+impl MappingPlan {
+    /// Text of the method condition, for ordering and grouping; `GET` when unset.
+    pub fn method_text(&self) -> &str {
+        match &self.method {
+            None | Some(TextMatch::Present) => "GET",
+            Some(TextMatch::Exact(text) | TextMatch::Regex { text, .. }) => text,
+        }
+    }
+
+    /// When requests are sent again; `None` where none is sent.
+    pub fn retry(&self) -> Option<&RetryPolicy> {
+        match &self.outcome {
+            Outcome::Forward { retry, .. } => Some(retry),
+            Outcome::Redirect(_) | Outcome::Unavailable(_) => None,
+        }
+    }
+}
+
+impl TextMatch {
+    /// Whether it means more than one text.
+    pub fn is_pattern(&self) -> bool {
+        !matches!(self, Self::Exact(_))
+    }
 }
 
 impl HostGlob {

@@ -11,6 +11,7 @@ pub const CODES: &[&str] = &[
     "duplicate_host",
     "duplicate_listener",
     "duplicate_object",
+    "group_conflict",
     "host_no_certificate",
     "mapping_unattached",
     "missing_prefix",
@@ -30,6 +31,7 @@ pub const CODES: &[&str] = &[
     "unsupported_field",
     "unsupported_kind",
     "upstream_not_verified",
+    "weights_exceed_100",
     "wrong_type",
 ];
 
@@ -45,6 +47,7 @@ mod tests {
             include_str!("attach.rs"),
             include_str!("context.rs"),
             include_str!("edits.rs"),
+            include_str!("group.rs"),
             include_str!("guard.rs"),
             include_str!("host.rs"),
             include_str!("listener.rs"),

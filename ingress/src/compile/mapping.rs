@@ -12,6 +12,7 @@ use resource::Document;
 use super::{
     Compiler,
     edits::edits,
+    group,
     matching::{authority_match, fields, host, method, path, search_regex},
     of_kind,
     origination::{cluster, tls},
@@ -72,7 +73,9 @@ pub(crate) struct Compiled {
 
 /// Compiles every Mapping.
 pub(crate) fn compile(compiler: &mut Compiler<'_>, documents: &[&Document]) -> Vec<Compiled> {
-    of_kind(documents, "Mapping").into_iter().filter_map(|document| one(compiler, document)).collect()
+    let mappings = of_kind(documents, "Mapping").into_iter();
+    let mappings = mappings.filter_map(|document| Some((document, one(compiler, document)?))).collect();
+    group::settle(compiler, documents, mappings)
 }
 
 fn one(compiler: &mut Compiler<'_>, document: &Document) -> Option<Compiled> {
@@ -126,6 +129,7 @@ fn one(compiler: &mut Compiler<'_>, document: &Document) -> Option<Compiled> {
             headers,
             query,
             weight,
+            share: 0..100,
             outcome: refused.map_or(outcome, |broken| Outcome::Unavailable(unavailable(broken))),
             edits,
         },

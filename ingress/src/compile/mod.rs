@@ -6,6 +6,7 @@ mod codes;
 pub mod conditions;
 mod context;
 mod edits;
+mod group;
 mod guard;
 mod host;
 mod listener;
@@ -16,6 +17,7 @@ mod origination;
 mod service;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

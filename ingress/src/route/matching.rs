@@ -51,26 +51,39 @@ fn text(condition: &TextMatch, value: &str) -> bool {
     }
 }
 
-/// Several fields of one name are one value joined by commas, as in Envoy (RFC 9110 5.3).
 fn header(condition: &FieldMatch, fields: Fields<'_>) -> bool {
-    let mut joined: Option<Cow<'_, [u8]>> = None;
-    fields.all(&condition.name, |value| {
-        joined = Some(match joined.take() {
-            None => Cow::Borrowed(value),
-            Some(before) => Cow::Owned([&before, b",".as_slice(), value].concat()),
-        });
-        true
-    });
-    let Some(value) = joined else { return false };
+    let Some(value) = joined(fields, &condition.name) else { return false };
     match &condition.value {
         TextMatch::Present => true,
         other => std::str::from_utf8(&value).is_ok_and(|value| text(other, value)),
     }
 }
 
+/// The value of a field. Several fields of one name are one value joined by commas, as in Envoy (RFC 9110 5.3).
+pub(super) fn joined<'a>(fields: Fields<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
+    let mut joined: Option<Cow<'a, [u8]>> = None;
+    fields.all(name, |value| {
+        match &mut joined {
+            None => joined = Some(Cow::Borrowed(value)),
+            Some(before) => {
+                let before = before.to_mut();
+                before.push(b',');
+                before.extend_from_slice(value);
+            }
+        }
+        true
+    });
+    joined
+}
+
 /// The first value of a parameter counts.
 fn query(condition: &FieldMatch, query: &str) -> bool {
+    let first = parameters(query).find(|(name, _)| *name == &*condition.name);
+    first.is_some_and(|(_, value)| text(&condition.value, value))
+}
+
+/// Names and values of a query string.
+pub(super) fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let mut values = pairs.filter(|(name, _)| *name == &*condition.name && !name.is_empty());
-    values.next().is_some_and(|(_, value)| text(&condition.value, value))
+    pairs.filter(|(name, _)| !name.is_empty())
 }

@@ -1,10 +1,12 @@
 //! The route table: implements `proxy::route::Router`; pure.
 
+mod field_index;
 mod matching;
 mod order;
+mod ranked;
 mod redirect;
 mod table;
+mod text_index;
 mod trie;
-mod weight;
 
 pub use table::{HostEntry, Lost, Table, TableParts};

@@ -13,7 +13,7 @@ pub(super) fn compare(a: &MappingPlan, b: &MappingPlan) -> Ordering {
         .then_with(|| header_weight(b).cmp(&header_weight(a)))
         .then_with(|| fields_weight(&b.query).cmp(&fields_weight(&a.query)))
         .then_with(|| b.prefix.cmp(&a.prefix))
-        .then_with(|| method_text(b).cmp(method_text(a)))
+        .then_with(|| b.method_text().cmp(a.method_text()))
         .then_with(|| names(&b.headers).cmp(names(&a.headers)))
         .then_with(|| names(&b.query).cmp(names(&a.query)))
         .then_with(|| a.name.cmp(&b.name))
@@ -40,14 +40,6 @@ fn value_weight(value: &TextMatch) -> usize {
         TextMatch::Regex { text, .. } => text.len() + 1,
         // `.*`, as the conversion of v2 writes it.
         TextMatch::Present => 3,
-    }
-}
-
-/// The method's text; `GET` when unset.
-pub(super) fn method_text(mapping: &MappingPlan) -> &str {
-    match &mapping.method {
-        None | Some(TextMatch::Present) => "GET",
-        Some(TextMatch::Exact(text) | TextMatch::Regex { text, .. }) => text,
     }
 }
 

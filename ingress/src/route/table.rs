@@ -1,6 +1,6 @@
 //! The table: listeners, hosts and their routes in order; decides about connections and requests.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 use http::StatusCode;
@@ -15,9 +15,9 @@ use proxy::{
 };
 use smallvec::SmallVec;
 
-use super::{matching, order, redirect, trie::Trie, weight};
+use super::{matching, ranked::Ranked, redirect};
 use crate::plan::{
-    HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, PathMatch, Plan, SecurityModel, Unavailable,
+    HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, Plan, SecurityModel, Unavailable,
 };
 
 /// What a plan needs to become a table, by the plan's indices.
@@ -55,12 +55,8 @@ pub struct HostEntry {
     pub insecure: InsecureAction,
     /// It cannot serve, and why.
     pub unavailable: Option<Unavailable>,
-    /// Mappings by rank, with their share of the dice.
-    order: Vec<(u32, Range<u8>)>,
-    /// Ranks by literal prefix.
-    trie: Trie,
-    /// Ranks of patterns and of prefixes without regard to case.
-    scanned: Vec<u32>,
+    /// Its Mappings in order.
+    routes: Ranked,
 }
 
 #[derive(Debug)]
@@ -113,16 +109,13 @@ impl Table {
             .into_iter()
             .map(|host| {
                 let profile = profiles.next().flatten();
-                let (order, trie, scanned) = rank(&host.mappings, &mappings);
                 HostEntry {
                     name: host.name,
                     hostname: host.hostname,
                     profile,
                     insecure: host.insecure,
                     unavailable: host.unavailable,
-                    order,
-                    trie,
-                    scanned,
+                    routes: Ranked::new(&host.mappings, &mappings),
                 }
             })
             .collect();
@@ -144,7 +137,7 @@ impl Table {
 
     /// Mappings of a Host in the order in which they are tried.
     pub fn mappings_of<'a>(&'a self, host: &'a HostEntry) -> impl Iterator<Item = &'a MappingPlan> {
-        host.order.iter().filter_map(|(index, _)| self.mappings.get(*index as usize))
+        host.routes.order().iter().filter_map(|index| self.mappings.get(*index as usize))
     }
 
     /// The Host that a request belongs to.
@@ -159,13 +152,18 @@ impl Table {
         let authority = listener.authority(head.authority);
         let host = listener.host(authority).and_then(|index| self.hosts.get(index));
         let mut lost = Vec::new();
-        for (index, share) in host.map(|host| host.order.as_slice()).unwrap_or_default() {
+        for index in host.map(|host| host.routes.order()).unwrap_or_default() {
             let Some(mapping) = self.mappings.get(*index as usize) else { continue };
             let why = match matching::missed(mapping, head, authority) {
                 Some(why) => why.to_owned(),
-                None if share.contains(&dice.value()) => return lost,
+                None if mapping.share.contains(&dice.value()) => return lost,
                 None => {
-                    format!("the dice shows {}, its share is {}..{}", dice.value(), share.start, share.end)
+                    format!(
+                        "the dice shows {}, its share is {}..{}",
+                        dice.value(),
+                        mapping.share.start,
+                        mapping.share.end
+                    )
                 }
             };
             if lost.len() < most {
@@ -178,13 +176,13 @@ impl Table {
     /// The first Mapping in order that meets the request.
     fn find(&self, host: &HostEntry, head: &Head<'_>, authority: &str, dice: Dice) -> Option<u32> {
         let mut ranks: SmallVec<[u32; 16]> = SmallVec::new();
-        host.trie.walk(head.path.as_bytes(), |found| ranks.extend_from_slice(found));
-        ranks.extend_from_slice(&host.scanned);
+        host.routes.candidates(head, authority, |found| ranks.extend_from_slice(found));
         ranks.sort_unstable();
+        ranks.dedup();
         for rank in ranks {
-            let (index, share) = host.order.get(rank as usize)?;
+            let index = host.routes.order().get(rank as usize)?;
             let mapping = self.mappings.get(*index as usize)?;
-            if share.contains(&dice.value()) && matching::missed(mapping, head, authority).is_none() {
+            if mapping.share.contains(&dice.value()) && matching::missed(mapping, head, authority).is_none() {
                 return Some(*index);
             }
         }
@@ -377,73 +375,6 @@ fn authority_host(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,
-    }
-}
-
-/// Orders the Mappings of a Host, gives each its share of the dice, and indexes them by prefix.
-fn rank(attached: &[usize], mappings: &[MappingPlan]) -> (Vec<(u32, Range<u8>)>, Trie, Vec<u32>) {
-    let plan = |index: &usize| mappings.get(*index);
-    let mut groups: HashMap<GroupKey<'_>, Vec<usize>, RandomState> = HashMap::default();
-    for index in attached {
-        if let Some(mapping) = plan(index) {
-            groups.entry(GroupKey::of(mapping)).or_default().push(*index);
-        }
-    }
-    let mut shares: HashMap<usize, Range<u8>, RandomState> = HashMap::default();
-    for members in groups.values() {
-        let weights: Vec<_> =
-            members.iter().map(|index| plan(index).and_then(|mapping| mapping.weight)).collect();
-        shares.extend(members.iter().copied().zip(weight::shares(&weights)));
-    }
-    let mut sorted: Vec<usize> = attached.to_vec();
-    sorted.sort_by(|a, b| match (plan(a), plan(b)) {
-        (Some(a), Some(b)) => order::compare(a, b),
-        _ => a.cmp(b),
-    });
-    let (mut ranked, mut trie, mut scanned) = (Vec::with_capacity(sorted.len()), Trie::default(), Vec::new());
-    for (rank, index) in (0_u32..).zip(sorted) {
-        match plan(&index).map(|mapping| &mapping.path) {
-            Some(
-                PathMatch::Prefix { text, case_sensitive: true }
-                | PathMatch::Exact { text, case_sensitive: true },
-            ) => trie.insert(text.as_bytes(), rank),
-            _ => scanned.push(rank),
-        }
-        let share = shares.get(&index).cloned().unwrap_or(0..100);
-        ranked.push((u32::try_from(index).unwrap_or(u32::MAX), share));
-    }
-    (ranked, trie, scanned)
-}
-
-/// What makes Mappings canaries of each other (emissary.md 3.3).
-#[derive(PartialEq, Eq, Hash)]
-struct GroupKey<'a> {
-    method: &'a str,
-    prefix: &'a str,
-    precedence: i64,
-    host: String,
-    fields: Vec<(&'a str, String)>,
-}
-
-impl<'a> GroupKey<'a> {
-    fn of(mapping: &'a MappingPlan) -> Self {
-        use crate::plan::{HostMatch, TextMatch};
-        let value = |value: &TextMatch| match value {
-            TextMatch::Exact(text) | TextMatch::Regex { text, .. } => text.to_string(),
-            TextMatch::Present => ".*".to_owned(),
-        };
-        let fields = mapping.headers.iter().chain(&mapping.query);
-        Self {
-            method: order::method_text(mapping),
-            prefix: &mapping.prefix,
-            precedence: mapping.precedence,
-            host: match &mapping.host {
-                HostMatch::Any => "*".to_owned(),
-                HostMatch::Glob(glob) => glob.text(),
-                HostMatch::Regex { text, .. } => text.to_string(),
-            },
-            fields: fields.map(|field| (&*field.name, value(&field.value))).collect(),
-        }
     }
 }
 

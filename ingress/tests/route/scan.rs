@@ -4,7 +4,9 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use proptest::{prelude::*, sample::select};
 
-use crate::harness::{Ask, ask, mapping, table};
+use ingress::report::Severity;
+
+use crate::harness::{Ask, ask, compiled, mapping};
 
 /// A Mapping as written.
 #[derive(Clone, Debug)]
@@ -40,11 +42,13 @@ const PATHS: [(&str, Kind); 10] = [
     ("/a/[ab]*", Kind::Pattern),
     ("/b/[ab]*", Kind::Pattern),
 ];
-const HOSTNAMES: [&str; 6] = ["*", "a.example.com", "b.example.com", "*.example.com", "a.*", "*.com"];
+/// After `~` a pattern.
+const HOSTNAMES: [&str; 7] =
+    ["*", "a.example.com", "b.example.com", "*.example.com", "a.*", "*.com", "~[ab][.]example[.]com"];
 
 fn written() -> impl Strategy<Value = Written> {
-    let header = select(vec![("x-a", "1"), ("x-a", "2"), ("x-bc", "1")]);
-    let headers = prop::collection::btree_map(header.clone().prop_map(|(name, _)| name), header, 0..2)
+    let header = select(vec![("x-a", "1"), ("x-a", "2"), ("x-a", "3"), ("x-bc", "1"), ("x-d", "1")]);
+    let headers = prop::collection::btree_map(header.clone().prop_map(|(name, _)| name), header, 0..3)
         .prop_map(|headers| headers.into_iter().map(|(name, (_, value))| (name, value)).collect());
     (
         prop_oneof![4 => Just(0), 1 => -1..2_i64],
@@ -52,7 +56,7 @@ fn written() -> impl Strategy<Value = Written> {
         select(&HOSTNAMES[..]),
         prop::option::weighted(0.3, select(vec!["POST", "PUT"])),
         headers,
-        prop::option::weighted(0.2, select(vec![("q", "1"), ("q", "2")])),
+        prop::option::weighted(0.2, select(vec![("q", "1"), ("q", "2"), ("r", "")])),
         prop::option::weighted(0.4, select(vec![0, 10, 30, 50, 70, 100])),
     )
         .prop_map(|(precedence, path, hostname, method, headers, query, weight)| Written {
@@ -69,8 +73,11 @@ fn written() -> impl Strategy<Value = Written> {
 impl Written {
     fn yaml(&self, name: &str) -> String {
         let (prefix, kind) = self.path;
-        let mut spec =
-            format!("hostname: \"{}\", prefix: \"{prefix}\", precedence: {}", self.hostname, self.precedence);
+        let mut spec = match self.hostname.strip_prefix('~') {
+            Some(pattern) => format!("host: \"{pattern}\", host_regex: true"),
+            None => format!("hostname: \"{}\"", self.hostname),
+        };
+        spec += &format!(", prefix: \"{prefix}\", precedence: {}", self.precedence);
         spec += match kind {
             Kind::Prefix => "",
             Kind::Exact => ", prefix_exact: true",
@@ -96,7 +103,7 @@ impl Written {
 
     /// 3.2, as far as these Mappings can differ; descending.
     fn rank(&self) -> impl Ord + use<> {
-        let hostname = if self.hostname == "*" { 0 } else { ":authority".len() + self.hostname.len() };
+        let hostname = if self.hostname == "*" { 0 } else { ":authority".len() + self.hostname.len() }; // `~` counts as a pattern does.
         let method = self.method.map_or(0, |method| ":method".len() + method.len());
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         let query = self.query.map_or(0, |(name, value)| name.len() + value.len());
@@ -130,18 +137,34 @@ impl Written {
                 .is_some_and(|rest| rest.bytes().all(|byte| matches!(byte, b'a' | b'b'))),
         };
         let name = request.authority;
-        let by_name = match (self.hostname.strip_prefix('*'), self.hostname.strip_suffix('*')) {
-            (Some(suffix), _) => name.ends_with(suffix),
-            (_, Some(prefix)) => name.starts_with(prefix),
-            _ => name == self.hostname,
+        let by_name = if self.hostname.starts_with('~') {
+            matches!(name, "a.example.com" | "b.example.com")
+        } else {
+            match (self.hostname.strip_prefix('*'), self.hostname.strip_suffix('*')) {
+                (Some(suffix), _) => name.ends_with(suffix),
+                (_, Some(prefix)) => name.starts_with(prefix),
+                _ => name == self.hostname,
+            }
         };
         by_path
             && by_name
             && self.method.is_none_or(|method| method == request.method)
-            && self.headers.iter().all(|wanted| request.headers.contains(wanted))
-            && self
-                .query
-                .is_none_or(|(name, value)| request.query.as_deref() == Some(&format!("{name}={value}")))
+            && self.headers.iter().all(|(name, wanted)| {
+                // Several fields of one name are one value.
+                let sent: Vec<_> = request
+                    .headers
+                    .iter()
+                    .filter(|(sent, _)| sent == name)
+                    .map(|(_, value)| *value)
+                    .collect();
+                !sent.is_empty() && sent.join(",") == **wanted
+            })
+            && self.query.is_none_or(|(name, value)| {
+                let sent = request.query.as_deref().unwrap_or_default().split('&');
+                let mut values =
+                    sent.filter_map(|pair| pair.split_once('=')).filter(|(sent, _)| *sent == name);
+                values.next().is_some_and(|(_, first)| first == value)
+            })
     }
 }
 
@@ -160,8 +183,19 @@ fn request() -> impl Strategy<Value = Request> {
         select(vec!["GET", "POST", "PUT"]),
         select(vec!["a.example.com", "b.example.com", "a.net", "c.com", "d.org"]),
         "/[abAB/]{0,6}",
-        prop::option::of(select(vec!["q=1".to_owned(), "q=2".to_owned()])),
-        select(vec![vec![], vec![("x-a", "1")], vec![("x-a", "2"), ("x-bc", "1")], vec![("x-bc", "1")]]),
+        prop::option::of(select(vec![
+            "q=1".to_owned(),
+            "q=2".to_owned(),
+            "r=&q=2&q=1".to_owned(),
+            "r=1".to_owned(),
+        ])),
+        select(vec![
+            vec![],
+            vec![("x-a", "1")],
+            vec![("x-a", "2"), ("x-bc", "1")],
+            vec![("x-bc", "1"), ("x-d", "1"), ("x-e", "1")],
+            vec![("x-a", "1"), ("x-a", "3")],
+        ]),
         0..100_u8,
     )
         .prop_map(|(method, authority, path, query, headers, dice)| Request {
@@ -219,10 +253,21 @@ proptest! {
     fn the_table_decides_as_a_scan_does(
         written in prop::collection::vec(written(), 1..80),
         requests in prop::collection::vec(request(), 40),
+        crowded: bool,
     ) {
+        let mut written = written;
+        if crowded {
+            written.iter_mut().for_each(|one| (one.path, one.hostname) = (PATHS[0], HOSTNAMES[0]));
+        }
         let names: Vec<_> = (0..written.len()).map(|index| format!("m{index:03}")).collect();
         let manifests: String = written.iter().zip(&names).map(|(one, name)| one.yaml(name)).collect();
-        let table = table(&manifests);
+        let (table, report) = compiled(&manifests);
+        let unexpected: Vec<_> = report
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error && finding.code != "weights_exceed_100")
+            .collect();
+        prop_assert!(unexpected.is_empty(), "{:#?}", unexpected);
         let shares = shares(&written);
         let mut order: Vec<_> = (0..written.len()).collect();
         order.sort_by_key(|index| written[*index].rank());

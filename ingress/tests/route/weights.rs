@@ -74,8 +74,7 @@ fn members_agree_in_all_conditions() {
 
 #[test]
 fn too_much_weight_is_a_finding() {
-    {
-        let weights = [Some(150), Some(10)];
+    for weights in [[Some(60), Some(70)], [Some(150), Some(10)]] {
         let (_table, report) = compiled(&group(&[("a", weights[0]), ("b", weights[1])]));
         assert!(
             report
@@ -85,5 +84,24 @@ fn too_much_weight_is_a_finding() {
             "{weights:?}: {:#?}",
             report.findings,
         );
+    }
+}
+
+#[test]
+fn a_member_that_disagrees_with_its_group_is_left_out_and_named() {
+    for (later, field) in [
+        ("prefix: /w/, prefix_exact: true", "spec.prefix_exact"),
+        ("prefix: /w/, host_redirect: true, service: other.example.org", "spec.host_redirect"),
+    ] {
+        let manifests = mapping("a", "hostname: \"*\", prefix: /w/")
+            + &mapping("b", &format!("hostname: \"*\", {later}"));
+        let (table, report) = compiled(&manifests);
+        let found: Vec<_> =
+            report.findings.iter().filter(|finding| finding.code == "group_conflict").collect();
+        assert_eq!(found.iter().map(|finding| &*finding.field).collect::<Vec<_>>(), [field]);
+        assert_eq!(found[0].object.as_ref().map(|object| &*object.name), Some("b"));
+        for dice in [0, 99] {
+            assert_eq!(ask(&table, &Ask { target: "/w/", dice, ..Ask::default() }).route, "a");
+        }
     }
 }

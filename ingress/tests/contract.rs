@@ -1,4 +1,5 @@
 //! `docs/contract.md` and the command line name the same flags, both ways; the page's marker for what is not built is the only exception.
+#![allow(clippy::expect_used, reason = "a test may stop where it fails")]
 
 use std::collections::BTreeSet;
 

@@ -30,6 +30,22 @@ pub struct ConnMeta {
 }
 
 impl ConnMeta {
+    /// A connection of which the sockets alone are known.
+    pub fn new(listener: Arc<str>, listener_port: u16, peer: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            listener,
+            listener_port,
+            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            local,
+            original_dst: None,
+            proxy_protocol_source: None,
+            sni: None,
+            alpn: None,
+            tls: None,
+            peer_id: None,
+        }
+    }
+
     /// The client's address: the PROXY protocol's if trusted, otherwise the socket's.
     pub fn client(&self) -> SocketAddr {
         self.proxy_protocol_source.unwrap_or(self.peer)

@@ -33,6 +33,9 @@ pub struct Limits {
     pub proxy_protocol_from: Vec<ipnet::IpNet>,
     /// Wait before the listeners close, still accepting.
     pub drain_delay: Duration,
+    /// During a drain a connection at rest may still ask once; after this it is closed. Closing it at once would race with a
+    /// request that is on its way.
+    pub last_request_within: Duration,
     /// What still runs is cut after this.
     pub drain_timeout: Duration,
 }
@@ -54,6 +57,7 @@ impl Default for Limits {
             max_handshakes: 256,
             proxy_protocol_from: Vec::new(),
             drain_delay: Duration::ZERO,
+            last_request_within: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
         }
     }

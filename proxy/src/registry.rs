@@ -5,6 +5,7 @@
 //! each request: what a request asks ([`Entry::draining`]) is one relaxed load.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -253,6 +254,17 @@ impl Registry {
         count
     }
 
+    /// Open connections of one side by the name of their listener or cluster.
+    pub fn count_by_name(&self, role: Role) -> BTreeMap<Arc<str>, usize> {
+        let mut counts = BTreeMap::new();
+        self.each(|facts, _| {
+            if facts.role == role {
+                *counts.entry(Arc::clone(&facts.name)).or_default() += 1;
+            }
+        });
+        counts
+    }
+
     /// The facts of every open connection.
     pub fn facts(&self) -> Vec<Facts> {
         let mut all = Vec::new();
@@ -294,6 +306,11 @@ impl Registry {
                 slot.drain(drain.clone());
             }
         });
+    }
+
+    /// The process drains, and every connection has its order.
+    pub fn is_draining(&self) -> bool {
+        self.standing.lock().is_some()
     }
 
     fn each(&self, mut visit: impl FnMut(&Facts, &Slot)) {

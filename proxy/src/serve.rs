@@ -1,6 +1,6 @@
 //! One downstream connection: preface, handshake, then HTTP or bytes.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{net::TcpStream, time::timeout};
 
@@ -31,18 +31,7 @@ pub(crate) async fn connection<R: Router>(
     worker.observe.count(Counter::DownstreamConnections);
     let entry = worker.shared.registry.register(Facts::new(Role::Downstream, Arc::clone(&spec.name)));
     let local = stream.local_addr().unwrap_or(spec.bind);
-    let mut meta = ConnMeta {
-        listener: Arc::clone(&spec.name),
-        listener_port: spec.bind.port(),
-        peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-        local,
-        original_dst: None,
-        proxy_protocol_source: None,
-        sni: None,
-        alpn: None,
-        tls: None,
-        peer_id: None,
-    };
+    let mut meta = ConnMeta::new(Arc::clone(&spec.name), spec.bind.port(), peer, local);
     let mut stream = Prefixed::new(bytes::Bytes::new(), stream);
     let deadline = worker.shared.limits.handshake_timeout;
     let first = timeout(deadline, preface(&worker, &mut stream, &mut meta, &spec)).await;
@@ -88,7 +77,7 @@ async fn plain<R: Router>(
             Ok(_gone) => return,
             Err(_late) => return worker.observe.count(Counter::IdleTimeout),
         },
-        () = last_chance(&entry) => return,
+        () = last_chance(&entry, limits.last_request_within) => return,
     }
     // The rest of the preface is a part of the first head.
     let differs = |seen: &[u8]| !H2_PREFACE.starts_with(seen);
@@ -102,9 +91,9 @@ async fn plain<R: Router>(
 }
 
 /// Ends when a connection that has said nothing yet has to go: a while after a drain was ordered.
-async fn last_chance(entry: &crate::registry::Entry) {
+async fn last_chance(entry: &crate::registry::Entry, within: Duration) {
     while !matches!(entry.ordered().await, Received::Drain(_)) {}
-    tokio::time::sleep(http::LAST_REQUEST_WITHIN).await;
+    tokio::time::sleep(within).await;
 }
 
 /// Step 2: the PROXY protocol header, if one may or must come; then whether TLS follows.
@@ -130,7 +119,10 @@ async fn preface<R: Router>(
                 meta.proxy_protocol_source = source;
             }
             Header::Absent | Header::Incomplete if !spec.proxy_protocol => {}
-            _ => return Err(Reason::BAD_PROXY_PROTOCOL),
+            _ => {
+                worker.observe.count(Counter::BadProxyProtocol);
+                return Err(Reason::BAD_PROXY_PROTOCOL);
+            }
         }
     }
     if !spec.tls {

@@ -12,13 +12,13 @@ use proxy::{
     revoke,
     upstream::Cluster,
 };
-use resource::{FileSource, FolderWatch, Kind, Source as _, Wants};
+use resource::{FileSource, FolderWatch, Kind, Source as _, StatusSink, Wants};
 use tokio_util::sync::CancellationToken;
 
 use super::State;
 use crate::{
     cli::IngressSettings,
-    compile::{CompileSettings, Input, compile, wants},
+    compile::{CompileSettings, Input, compile, conditions::conditions, wants},
     keyring::Keyring,
     publish::Publisher,
     report::{Finding, Report, Severity},
@@ -42,6 +42,7 @@ pub(super) struct Control {
     settings: Arc<CompileSettings>,
     manifests: Arc<FileSource>,
     build: Arc<Mutex<Build>>,
+    status: Arc<dyn StatusSink>,
     key_folders: FolderWatch,
     said: BTreeSet<String>,
 }
@@ -52,6 +53,7 @@ impl Control {
         manifests: Arc<FileSource>,
         keyring: Keyring,
         publisher: Publisher,
+        status: Arc<dyn StatusSink>,
     ) -> Self {
         let kind = |group: &str, kind: &str| Kind { group: group.into(), kind: kind.into() };
         let ours = ["Mapping", "TLSContext", "Host", "Listener", "Module"];
@@ -62,6 +64,7 @@ impl Control {
             settings: Arc::new(CompileSettings::from(&settings.decision)),
             manifests,
             build: Arc::new(Mutex::new(Build { keyring, publisher, report: Report::default() })),
+            status,
             key_folders: FolderWatch::default(),
             said: BTreeSet::new(),
         }
@@ -76,6 +79,7 @@ impl Control {
     pub(super) async fn build(&mut self) -> Result<(Arc<Table>, Vec<Arc<Cluster>>), tokio::task::JoinError> {
         let (settings, set, build) =
             (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
+        let status = Arc::clone(&self.status);
         let control = tokio::runtime::Handle::current();
         let (table, clusters, report, folders) = tokio::task::spawn_blocking(move || {
             let _lookups_run_there = control.enter();
@@ -89,6 +93,7 @@ impl Control {
                 settings: &settings,
             };
             let (plan, report) = compile(&input);
+            status.report(conditions(&plan, &report));
             build.report = report.clone();
             let (table, clusters) = build.publisher.table(plan, &build.keyring);
             (table, clusters, report, build.keyring.folders())

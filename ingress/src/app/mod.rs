@@ -3,6 +3,7 @@
 mod control;
 mod logging;
 mod state;
+mod status;
 
 use std::{
     io,
@@ -35,6 +36,7 @@ use crate::{
 use control::Control;
 pub use logging::init as init_logging;
 pub use state::State;
+use status::Conditions;
 
 /// Why the ingress cannot start, with its exit status.
 #[derive(Debug, thiserror::Error)]
@@ -86,11 +88,13 @@ impl App {
             own: Vec::new(),
         }));
         let clusters = Clusters::new(Some(Resolver::system(tokio::runtime::Handle::current())));
+        let conditions = Arc::new(Conditions::default());
         let mut control = Control::new(
             &settings,
             manifests,
             settings.decision.keyring(spiffe.clone()),
             Publisher::new(clusters),
+            Arc::<Conditions>::clone(&conditions),
         );
         let (table, in_use) = control.build().await.map_err(|error| StartFailure::new(&error))?;
         let server = Server::start(
@@ -104,7 +108,13 @@ impl App {
         for opened in server.set_listeners(control::listeners(&table)) {
             opened.map_err(|error| StartFailure::new(&error))?;
         }
-        let state = State::new(table, control.outcome(), spiffe, Arc::clone(&observe), Arc::clone(&server));
+        let state = State::new(
+            table,
+            (control.outcome(), conditions),
+            spiffe,
+            Arc::clone(&observe),
+            Arc::clone(&server),
+        );
         state.register_metrics();
         let bind =
             |addr| format!("listen on {addr} for admin; choose another address with --admin or --health");
@@ -144,18 +154,33 @@ impl App {
         self.admin
     }
 
-    /// Serves until SIGTERM, SIGINT or `POST /shutdown`, then drains; gives the exit status.
-    pub async fn run(self, mut termination: Termination) -> u8 {
-        tokio::select! {
-            () = termination.requested() => {}
-            () = self.state.shutdown_requested() => {}
+    /// Serves until SIGTERM, SIGINT or `POST /shutdown`, then drains; gives the exit status. `POST /drain` drains the data
+    /// plane alone: the admin side goes on until one of the others comes.
+    pub async fn run(mut self, mut termination: Termination) -> u8 {
+        loop {
+            tokio::select! {
+                () = termination.requested() => break,
+                () = self.state.shutdown_requested() => break,
+                () = self.state.drain_requested() => {
+                    tracing::info!("draining; the process stays");
+                    let server = Arc::clone(&self.server);
+                    self.tasks.spawn(async move {
+                        let _shown_by_metrics = server.drain().await;
+                    });
+                }
+            }
         }
+        let observe = Arc::clone(&self.observe);
         tokio::select! {
             status = self.drain() => status,
             () = async {
                 // The first one may have come by HTTP; a second signal means now.
                 termination.requested().await;
-            } => 4,
+            } => {
+                tracing::warn!("a second signal: what still runs is cut");
+                observe.flush();
+                4
+            }
         }
     }
 

@@ -14,14 +14,14 @@ use parking_lot::Mutex;
 use proxy::{
     admin::AdminSource,
     net::Server,
-    observe::{Counter, ExtraGauge, Observe},
+    observe::{Counter, ExtraGauge, Labelled, Observe, names},
     registry::Role,
     upstream::Transport,
 };
 use serde_json::{Value, json};
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::control::Build;
+use super::{control::Build, status::Conditions};
 use crate::{
     command::explain::{Question, answer, tls},
     plan::Outcome,
@@ -36,7 +36,9 @@ pub struct State {
     spiffe: Option<Arc<Source>>,
     observe: Arc<Observe>,
     server: Arc<Server<Table>>,
+    conditions: Arc<Conditions>,
     draining: AtomicBool,
+    drain: Notify,
     identity_awaited: AtomicBool,
     shutdown: Notify,
 }
@@ -44,7 +46,7 @@ pub struct State {
 impl State {
     pub(super) fn new(
         table: Arc<Table>,
-        build: Arc<Mutex<Build>>,
+        (build, conditions): (Arc<Mutex<Build>>, Arc<Conditions>),
         spiffe: Option<Arc<Source>>,
         observe: Arc<Observe>,
         server: Arc<Server<Table>>,
@@ -56,7 +58,9 @@ impl State {
             spiffe,
             observe,
             server,
+            conditions,
             draining: AtomicBool::new(false),
+            drain: Notify::new(),
             shutdown: Notify::new(),
         })
     }
@@ -71,6 +75,10 @@ impl State {
 
     pub(super) fn spiffe(&self) -> Option<&Arc<Source>> {
         self.spiffe.as_ref()
+    }
+
+    pub(super) async fn drain_requested(&self) {
+        self.drain.notified().await;
     }
 
     pub(super) async fn shutdown_requested(&self) {
@@ -94,19 +102,14 @@ impl State {
     }
 
     pub(super) fn register_metrics(self: &Arc<Self>) {
-        let gauge = |name, help, read: fn(&Self) -> Vec<Series>| {
+        let gauge = |metric, read: fn(&Self) -> Vec<Labelled>| {
             let state = Arc::downgrade(self);
             let read = move || state.upgrade().map(|state| read(&state)).unwrap_or_default();
-            ExtraGauge { name, help, read: Box::new(read) }
+            ExtraGauge { metric, read: Box::new(read) }
         };
-        let svids = "End of validity of each own certificate, seconds since 1970";
-        self.observe.register(gauge("identity_svid_not_after_seconds", svids, Self::expiries));
-        self.observe.register(gauge(
-            "identity_source_up",
-            "1: the source has usable material and no problem",
-            Self::up,
-        ));
-        self.observe.register(gauge("config_problems", "Findings about resources", Self::problems));
+        self.observe.register(gauge(names::SVID_NOT_AFTER, Self::expiries));
+        self.observe.register(gauge(names::SOURCE_UP, Self::up));
+        self.observe.register(gauge(names::CONFIG_PROBLEMS, Self::problems));
     }
 
     /// The data plane.
@@ -133,7 +136,7 @@ impl State {
         self.build.lock().keyring.sources()
     }
 
-    fn expiries(&self) -> Vec<Series> {
+    fn expiries(&self) -> Vec<Labelled> {
         let mut series = Vec::new();
         for source in self.sources() {
             let state = source.state();
@@ -147,7 +150,7 @@ impl State {
         series
     }
 
-    fn up(&self) -> Vec<Series> {
+    fn up(&self) -> Vec<Labelled> {
         let sources = self.sources();
         let row = |source: &Arc<Source>| {
             let state = source.state();
@@ -161,7 +164,7 @@ impl State {
         sources.iter().map(row).collect()
     }
 
-    fn problems(&self) -> Vec<Series> {
+    fn problems(&self) -> Vec<Labelled> {
         let build = self.build.lock();
         let mut counted: std::collections::BTreeMap<Vec<(&'static str, String)>, f64> =
             std::collections::BTreeMap::new();
@@ -179,8 +182,6 @@ impl State {
         counted.into_iter().collect()
     }
 }
-
-type Series = (Vec<(&'static str, String)>, f64);
 
 impl AdminSource for State {
     fn ready(&self) -> Result<(), String> {
@@ -211,6 +212,7 @@ impl AdminSource for State {
             "clusters": clusters,
             "identities": build.keyring.sources().iter().map(|source| self::source(source)).collect::<Vec<_>>(),
             "problems": build.report.findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
+            "conditions": self.conditions.to_json(),
             "connections": {"downstream": registry.count(Role::Downstream), "upstream": registry.count(Role::Upstream)},
             "draining": self.draining.load(Relaxed),
         })
@@ -227,6 +229,7 @@ impl AdminSource for State {
 
     fn drain(&self) {
         self.set_draining();
+        self.drain.notify_one();
     }
 
     fn shutdown(&self) {

@@ -214,6 +214,7 @@ fn server(args: &CommonArgs, env: Env<'_>) -> Result<Settings, UsageError> {
             proxy_protocol_from: repeated(&args.proxy_protocol_from, env, "SELVEDGE_PROXY_PROTOCOL_FROM")?,
             drain_delay: args.drain_delay.0,
             drain_timeout,
+            ..Limits::default()
         },
     })
 }

@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 use identity::{ChainHash, PeerId, SpiffeId};
 use proxy::{
     ConnMeta, Reason, TlsMeta,
-    http::{authority, fields, normalize_path},
-    message::{Fields, Head, Scheme},
+    http::{authority, normalize_path},
+    message::{Fields, Head, Scheme, hygiene},
     route::{Accept, Action, Decision, Dice, Hello, Router as _},
     upstream::{Cluster, Transport},
 };
@@ -104,7 +104,7 @@ pub fn answer(table: &Table, question: &Question) -> Result<Value, String> {
         Err(reject) => return Ok(refusal(&reject.reason, question.dice)),
     };
     // As the data plane does before it asks: what a client must not decide is gone.
-    fields::strip_client_controls(&mut headers);
+    hygiene::strip_client_controls(&mut headers);
     let head = Head {
         method: &question.method,
         scheme: if https { Scheme::Https } else { Scheme::Http },

@@ -9,6 +9,10 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
+use reading::Reading;
+
+mod reading;
+
 /// What the program shows. Called on the control thread; must not block.
 pub trait AdminSource: Send + Sync + 'static {
     /// Ready to take traffic.
@@ -19,7 +23,8 @@ pub trait AdminSource: Send + Sync + 'static {
     fn explain(&self, method: &str, url: &str) -> Result<serde_json::Value, String>;
     /// `/metrics` in the Prometheus text format.
     fn metrics(&self) -> String;
-    /// `POST /drain`: start draining, stay up.
+    /// `POST /drain`: drain the data plane as at the end of the process, but stay up: health, metrics and configuration are
+    /// still shown. Asking again changes nothing.
     fn drain(&self);
     /// `POST /shutdown`: drain and exit.
     fn shutdown(&self);
@@ -34,7 +39,7 @@ pub enum Surface {
     Health,
 }
 
-/// A client that says nothing is let go after this; an answer takes no longer than that.
+/// A client that says nothing is let go after this, and one that does not read its answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Most connections at a time.
 const MAX_CONNECTIONS: usize = 256;
@@ -75,7 +80,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, surface: Surface, sourc
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(DEADLINE);
-    let served = builder.serve_connection(TokioIo::new(stream), service).await;
+    let served = builder.serve_connection(TokioIo::new(Reading::new(stream)), service).await;
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection ended");
     }

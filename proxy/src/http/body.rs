@@ -10,8 +10,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{exchange::Exchange, fields, stuck::Deadline as _};
-use crate::{Reason, message::ResBody, route::Router};
+use super::{exchange::Exchange, stuck::Deadline as _};
+use crate::{
+    Reason,
+    message::{ResBody, hygiene},
+    route::Router,
+};
 
 /// A response's body with the exchange it belongs to.
 pub(super) struct OutBody<R: Router> {
@@ -90,7 +94,7 @@ impl<R: Router> Body for OutBody<R> {
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    fields::strip_hop_by_hop(trailers);
+                    hygiene::strip_response_trailers(trailers);
                     self.exchange.note_trailers(trailers);
                 }
                 self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));

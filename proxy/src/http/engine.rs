@@ -29,26 +29,23 @@ use crate::{
     route::Router,
 };
 
-/// During a drain an idle HTTP/1.1 connection may still ask once; after this it is closed.
-pub(crate) const LAST_REQUEST_WITHIN: Duration = Duration::from_secs(5);
-
 /// Serves HTTP on a connection to its end.
 pub(crate) async fn serve<R, S>(worker: Rc<Worker<R>>, stream: S, meta: Arc<ConnMeta>, entry: Entry)
 where
     R: Router,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let phase = Phase::new();
-    let entry = Rc::new(entry);
-    let io = TokioIo::new(Timed::new(stream, Rc::clone(&phase), meta.alpn != Some(Alpn::H2)));
     let limits = Arc::clone(&worker.shared.limits);
+    let phase = Phase::new(limits.max_resets);
+    let entry = Rc::new(entry);
+    let h2 = meta.alpn == Some(Alpn::H2);
+    let io = TokioIo::new(Timed::new(stream, Rc::clone(&phase), Rc::clone(&worker.observe), h2));
     let conn = Rc::new(Conn {
         worker: Rc::clone(&worker),
         meta,
         phase: Rc::clone(&phase),
         entry: Rc::clone(&entry),
     });
-    let h2 = conn.meta.alpn == Some(Alpn::H2);
     let service = {
         let conn = Rc::clone(&conn);
         service_fn(move |request: Request<Incoming>| {
@@ -59,14 +56,16 @@ where
         })
     };
     let idle = worker.view().http(&conn.meta).idle_timeout.unwrap_or(limits.idle_timeout);
-    let deadlines = Deadlines { idle, header: limits.header_timeout };
-    let driver = Driver { phase, entry, deadlines, worker };
+    let deadlines =
+        Deadlines { idle, header: limits.header_timeout, last_request: limits.last_request_within };
+    let driver = Driver { phase, entry, deadlines, meta: Arc::clone(&conn.meta), worker };
     if h2 {
         let mut builder = http2::Builder::new(StreamExecutor);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_streams)
-            .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+            // What is too large by our own count is answered and counted; h2 answers without a word what is twice that.
+            .max_header_list_size(u32::try_from(limits.max_header_bytes * 2).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(limits.max_resets)
             .max_local_error_reset_streams(limits.max_resets)
             .initial_stream_window_size(64 * 1024)
@@ -90,6 +89,8 @@ where
 struct Deadlines {
     idle: Duration,
     header: Duration,
+    /// From a drain's order on: see [`Limits::last_request_within`](crate::limits::Limits).
+    last_request: Duration,
 }
 
 /// A drain, and when this connection learned of it.
@@ -102,11 +103,6 @@ impl Ordered {
     fn now(drain: Drain) -> Self {
         Self { drain, since: Instant::now() }
     }
-
-    /// Until when a connection at rest may ask once more: counted from the order, however long it has rested before.
-    fn last_request(&self) -> Instant {
-        self.since + LAST_REQUEST_WITHIN
-    }
 }
 
 /// Drives a connection under its deadlines and orders.
@@ -114,6 +110,7 @@ struct Driver<R> {
     phase: Rc<Phase>,
     entry: Rc<Entry>,
     deadlines: Deadlines,
+    meta: Arc<ConnMeta>,
     worker: Rc<Worker<R>>,
 }
 
@@ -146,32 +143,41 @@ impl<R: Router> Driver<R> {
                     let ordered = Ordered::now(ordered);
                     drain = Some(Ordered { since: since.unwrap_or(ordered.since), ..ordered });
                 },
+                () = self.phase.flooded() => return self.refuse(Counter::MaxResets, "too many early resets"),
                 () = Rearm { timer: &mut timer, wanted: || self.next(drain.as_ref()) } => {
-                    let now = Instant::now();
-                    if let Some(drain) = &drain {
-                        if drain.drain.deadline <= now {
-                            return self.worker.cut(&drain.drain);
-                        }
-                        if !said_goodbye && self.phase.is_at_rest() && drain.last_request() <= now {
-                            goodbye(running.as_mut());
-                            said_goodbye = true;
-                        }
-                    }
-                    if self.phase.watch.cut_if_due() {
+                    if self.is_over(drain.as_ref()) {
                         return;
                     }
-                    if !h2 && self.phase.head_since().is_some_and(|since| since + self.deadlines.header <= now) {
-                        self.worker.observe.count(Counter::HeaderTimeout);
-                        return;
-                    }
-                    if self.phase.is_idle() && self.phase.idle_since() + self.deadlines.idle <= now {
-                        self.worker.observe.count(Counter::IdleTimeout);
+                    let last = |drain: &Ordered| self.last_request(drain) <= Instant::now();
+                    if !said_goodbye && self.phase.is_at_rest() && drain.as_ref().is_some_and(last) {
                         goodbye(running.as_mut());
-                        return;
+                        said_goodbye = true;
                     }
                 }
             }
         }
+    }
+
+    /// Whether a deadline ends the connection; it is counted.
+    fn is_over(&self, drain: Option<&Ordered>) -> bool {
+        let now = Instant::now();
+        let (phase, observe) = (&self.phase, &self.worker.observe);
+        if let Some(drain) = drain.filter(|drain| drain.drain.deadline <= now) {
+            self.worker.cut(&drain.drain);
+            return true;
+        }
+        if phase.watch.cut_if_due() {
+            return true;
+        }
+        if phase.head_since().is_some_and(|since| since + self.deadlines.header <= now) {
+            observe.count(Counter::HeaderTimeout);
+            return true;
+        }
+        let idle = phase.is_idle() && phase.idle_since() + self.deadlines.idle <= now;
+        if idle {
+            observe.count(Counter::IdleTimeout);
+        }
+        idle
     }
 
     /// When something has to be looked at next.
@@ -190,10 +196,15 @@ impl<R: Router> Driver<R> {
         if let Some(drain) = drain {
             next = next.min(drain.drain.deadline);
             if self.phase.is_at_rest() {
-                next = next.min(drain.last_request());
+                next = next.min(self.last_request(drain));
             }
         }
         next
+    }
+
+    /// Until when a connection at rest may ask once more: counted from the order, however long it has rested before.
+    fn last_request(&self, drain: &Ordered) -> Instant {
+        drain.since + self.deadlines.last_request
     }
 
     fn note(&self, error: &hyper::Error) {
@@ -201,9 +212,26 @@ impl<R: Router> Driver<R> {
             self.worker.observe.count(Counter::HeadersTooLarge);
         } else if error.is_parse() {
             self.worker.observe.count(Counter::BadFraming);
+        } else if is_flood(error) {
+            // h2 does not say of what: of CONTINUATION frames, or of the resets that it counts itself.
+            let counter =
+                if self.phase.in_continuation.get() { Counter::HeadersTooLarge } else { Counter::MaxResets };
+            self.refuse(counter, &error.to_string());
         }
         tracing::debug!(%error, "downstream connection ended");
     }
+
+    /// The client does what no honest one does: the connection ends.
+    fn refuse(&self, counter: Counter, why: &str) {
+        self.worker.observe.count(counter);
+        tracing::warn!(listener = %self.meta.listener, peer = %self.meta.client(), "HTTP/2 flood: {why}");
+    }
+}
+
+/// Whether h2 itself has ended a connection because its client asked for too much.
+fn is_flood(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// Polls one lasting timer; re-arms it only when the deadline has moved to an earlier time, or when it fired too soon.

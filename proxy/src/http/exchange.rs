@@ -13,17 +13,19 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     body::OutBody,
-    fields, framing, normalize, prepare, respond,
+    fields, framing, normalize,
+    outcome::Outcome,
+    prepare, respond,
     stuck::{Deadline, Watch},
     timed::Phase,
 };
 use crate::{
     ConnMeta, Error, Reason,
-    message::{Answer, Fields, Head, ReqBody, ResBody, Tally},
+    message::{Answer, Fields, Head, ReqBody, ResBody, Tally, hygiene},
     net::Worker,
     observe::{Counter, Gauge, Record},
     registry::Entry,
-    route::{Action, Decision, Dice, Route, RouteId, Router, View},
+    route::{Action, Decision, Dice, Route, Router, View},
     upstream::Attempts,
 };
 
@@ -56,19 +58,6 @@ pub(super) struct Exchange<R: Router> {
     outcome: RefCell<Outcome>,
 }
 
-/// What is learned on the way.
-struct Outcome {
-    authority: String,
-    status: u16,
-    grpc_status: Option<u16>,
-    reason: Reason,
-    why: RouteId,
-    cluster: Option<Arc<str>>,
-    attempts: Attempts,
-    request_id: String,
-    trace_id: String,
-}
-
 /// Serves one request.
 pub(super) async fn serve<R: Router>(conn: Rc<Conn<R>>, request: Request<Incoming>) -> Response<OutBody<R>> {
     let exchange = Exchange::begin(conn, &request);
@@ -86,10 +75,11 @@ pub(super) async fn serve<R: Router>(conn: Rc<Conn<R>>, request: Request<Incomin
 
 impl<R: Router> Exchange<R> {
     fn begin(conn: Rc<Conn<R>>, request: &Request<Incoming>) -> Rc<Self> {
-        conn.phase.begin();
+        conn.phase.begin(request.version() == Version::HTTP_2);
         conn.worker.observe.gauge(Gauge::RequestsActive, 1);
         let grpc =
             request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| respond::is_grpc(kind.as_bytes()));
+        let client = conn.meta.client();
         let watch = Watch::of_stream().unwrap_or_else(|| Rc::clone(&conn.phase.watch));
         let exchange = Rc::new(Self {
             view: conn.worker.view(),
@@ -106,17 +96,7 @@ impl<R: Router> Exchange<R> {
             last: Cell::new(false),
             ended: Cell::new(false),
             limits: Cell::new((None, None)),
-            outcome: RefCell::new(Outcome {
-                authority: String::new(),
-                status: 0,
-                grpc_status: None,
-                reason: Reason::OK,
-                why: RouteId::None,
-                cluster: None,
-                attempts: Attempts::default(),
-                request_id: String::new(),
-                trace_id: String::new(),
-            }),
+            outcome: RefCell::new(Outcome::new(client)),
         });
         let itself: Rc<dyn Deadline> = Rc::<Self>::clone(&exchange);
         exchange.watch.set(Rc::downgrade(&itself));
@@ -141,10 +121,12 @@ impl<R: Router> Exchange<R> {
         let raw_path = if uri.path().is_empty() { "/" } else { uri.path() };
         let path =
             normalize::path(raw_path, policy.merge_slashes, policy.reject_escaped_slashes).map_err(refuse)?;
-        fields::strip_client_controls(request.headers_mut());
+        hygiene::strip_client_controls(request.headers_mut());
+        let client = fields::client(request.headers(), meta, policy);
         let request_id = fields::request_id(request.headers_mut(), policy.preserve_request_id);
         {
             let mut outcome = self.outcome.borrow_mut();
+            outcome.client = client;
             outcome.request_id = request_id;
             fields::trace_id(request.headers()).clone_into(&mut outcome.trace_id);
         }
@@ -169,6 +151,7 @@ impl<R: Router> Exchange<R> {
             query: uri.query(),
             scheme,
             conn: meta,
+            client: client.ip(),
             policy,
             edits: view.edits(decision.edits),
         };
@@ -192,10 +175,16 @@ impl<R: Router> Exchange<R> {
         }
     }
 
-    /// The number of fields: hyper holds it for HTTP/1.1 alone. Cookie crumbs count one by one.
+    /// The number of fields and, for HTTP/2, their bytes: hyper holds both for HTTP/1.1 alone. Cookie crumbs count one by one.
     fn bounded(&self, fields: &HeaderMap) -> Result<(), Answer> {
         let worker = &self.conn.worker;
-        if fields.len() <= worker.shared.limits.max_headers {
+        let limits = &worker.shared.limits;
+        // RFC 9113 6.5.2: what a field counts for.
+        let bytes =
+            |(name, value): (&header::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+        let small = self.version != Version::HTTP_2
+            || self.path.len() + fields.iter().map(bytes).sum::<usize>() <= limits.max_header_bytes;
+        if small && fields.len() <= limits.max_headers {
             return Ok(());
         }
         worker.observe.count(Counter::HeadersTooLarge);
@@ -380,6 +369,13 @@ impl<R: Router> Drop for Exchange<R> {
         self.conn.worker.observe.gauge(Gauge::RequestsActive, -1);
         let outcome = self.outcome.borrow();
         let vanished = !self.ended.get() && outcome.reason == Reason::OK;
+        if self.version == Version::HTTP_2 {
+            if self.ended.get() {
+                self.conn.phase.answered();
+            } else if vanished && outcome.status == 0 {
+                self.conn.phase.gave_up(self.start.elapsed());
+            }
+        }
         self.conn.worker.observe.record(&Record {
             conn: &self.conn.meta,
             method: self.method.as_str(),
@@ -396,7 +392,7 @@ impl<R: Router> Drop for Exchange<R> {
             duration: self.start.elapsed(),
             bytes_in: self.up.bytes(),
             bytes_out: self.down.bytes(),
-            client: self.conn.meta.client(),
+            client: outcome.client,
             route: self.view.name(outcome.why),
             cluster: outcome.cluster.as_deref().unwrap_or_default(),
             attempts: &outcome.attempts,

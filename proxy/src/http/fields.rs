@@ -1,76 +1,16 @@
-//! Header hygiene: hop-by-hop fields out, control and identity fields of clients out, forwarded fields set.
+//! Fields about the client and the request that this proxy sets: forwarded fields, request id, trace id.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{message::Scheme, route::HttpPolicy};
+use crate::{ConnMeta, message::Scheme, route::HttpPolicy};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Fields that belong to one connection (RFC 9110 7.6.1), besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
-
-/// Fields that `Connection` may not take away.
-const END_TO_END: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION];
-
-/// Removes hop-by-hop fields, also those that `Connection` names; `te: trailers` stays for gRPC.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let trailers = headers.get_all(header::TE).iter().any(|value| {
-        value.as_bytes().split(|b| *b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    });
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .collect();
-        for name in named.iter().filter(|name| !END_TO_END.contains(name)) {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-/// Removes what a client must not decide: identities and controls of this proxy and of meshes, also spelled with
-/// underscores. For heads and for trailers.
-pub fn strip_client_controls(headers: &mut HeaderMap) {
-    let forged: Vec<HeaderName> = headers.keys().filter(|name| is_control(name.as_str())).cloned().collect();
-    for name in &forged {
-        headers.remove(name);
-    }
-}
-
-fn is_control(name: &str) -> bool {
-    if !name.starts_with(['x', 'l']) {
-        return false;
-    }
-    // A gateway of the CGI family reads `x_forwarded_for` as `x-forwarded-for`: such a spelling is never honest.
-    let dashed = name.contains('_').then(|| name.replace('_', "-"));
-    if dashed.as_deref().is_some_and(|dashed| dashed.starts_with("x-forwarded-") || dashed == "x-request-id")
-    {
-        return true;
-    }
-    let name = dashed.as_deref().unwrap_or(name);
-    name == "x-forwarded-client-cert" || name.starts_with("x-envoy-") || name.starts_with("l5d-")
-}
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// The scheme that the client used: the connection's, or what a trusted proxy in front says.
 pub fn scheme(headers: &HeaderMap, tls: bool, policy: &HttpPolicy) -> Scheme {
@@ -83,16 +23,43 @@ pub fn scheme(headers: &HeaderMap, tls: bool, policy: &HttpPolicy) -> Scheme {
     }
 }
 
+/// The client as trusted proxies in front name it: the entry of `x-forwarded-for` that the outermost of them has added,
+/// or the connection's client where there is no such entry or it is no address (Envoy: `use_remote_address` with
+/// `xff_num_trusted_hops`). `x-forwarded-for` names no port: it is 0, as in Envoy.
+pub fn client(headers: &HeaderMap, conn: &ConnMeta, policy: &HttpPolicy) -> SocketAddr {
+    let named = policy.trusted_hops.checked_sub(1).and_then(|skipped| {
+        let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+        let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|b| *b == b','));
+        let entry = entries.nth(usize::try_from(skipped).ok()?)?;
+        std::str::from_utf8(entry.trim_ascii()).ok()?.parse::<IpAddr>().ok()
+    });
+    named.map_or_else(|| conn.client(), |ip| SocketAddr::new(ip.to_canonical(), 0))
+}
+
+/// Who sent a request: the peer that is named in `x-forwarded-for` from now on, and the client behind trusted proxies.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// The connection's client.
+    pub peer: IpAddr,
+    /// The same, or whom trusted proxies name.
+    pub client: IpAddr,
+}
+
 /// Sets the forwarded fields from the connection; what the client said about itself stays only behind trusted hops.
 pub fn set_forwarded(
     headers: &mut HeaderMap,
-    client: IpAddr,
+    sender: Sender,
     scheme: Scheme,
     authority: &str,
     policy: &HttpPolicy,
 ) {
-    let address = client.to_canonical().to_string();
-    let chain = match joined(headers, &FORWARDED_FOR) {
+    let address = sender.peer.to_canonical().to_string();
+    let before = joined(headers, &FORWARDED_FOR);
+    // A request is internal when nobody in front of us has forwarded it and its client has a private address.
+    if before.is_some() || !is_internal(sender.client) {
+        insert(headers, EXTERNAL_ADDRESS, &sender.client.to_canonical().to_string());
+    }
+    let chain = match before {
         Some(before) => format!("{before}, {address}"),
         None => address,
     };
@@ -103,6 +70,14 @@ pub fn set_forwarded(
     }
     if policy.trusted_hops == 0 || !headers.contains_key(&FORWARDED_HOST) {
         insert(headers, FORWARDED_HOST, authority);
+    }
+}
+
+/// Envoy's private addresses: RFC 1918, RFC 4193 (`fd00::/8`) and loopback.
+fn is_internal(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.octets().first() == Some(&0xfd),
     }
 }
 
@@ -139,56 +114,7 @@ pub fn trace_id(headers: &HeaderMap) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(
-                HeaderName::from_bytes(name.as_bytes()).expect("name"),
-                HeaderValue::from_str(value).expect("value"),
-            );
-        }
-        map
-    }
-
-    #[test]
-    fn hop_by_hop_fields_go_and_named_ones_too() {
-        let mut map = headers(&[
-            ("connection", "close, X-Secret, Host"),
-            ("x-secret", "1"),
-            ("host", "a"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "x"),
-            ("keep-alive", "1"),
-            ("te", "gzip, trailers"),
-            ("accept", "*/*"),
-        ]);
-        strip_hop_by_hop(&mut map);
-        let mut names: Vec<_> = map.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["accept", "host", "te"]);
-        assert_eq!(map["te"], "trailers");
-    }
-
-    #[test]
-    fn forged_identity_and_control_fields_go_in_every_spelling() {
-        let mut map = headers(&[
-            ("X-Forwarded-Client-Cert", "By=x"),
-            ("x_forwarded_client_cert", "By=x"),
-            ("x-forwarded_client-cert", "y"),
-            ("x_forwarded-for", "6.6.6.6"),
-            ("x-forwarded_host", "evil"),
-            ("x_request_id", "y"),
-            ("l5d-dst-override", "x"),
-            ("L5D_client_id", "x"),
-            ("x-envoy-upstream-rq-timeout-ms", "1"),
-            ("x_envoy_retry_on", "5xx"),
-            ("x-forwarded-for", "1.1.1.1"),
-            ("x-mine", "1"),
-        ]);
-        strip_client_controls(&mut map);
-        assert_eq!(map.len(), 2);
-    }
+    use crate::message::hygiene::tests::headers;
 
     #[test]
     fn forwarded_fields_say_what_the_connection_says() {
@@ -197,16 +123,57 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "evil"),
         ]);
-        set_forwarded(
-            &mut map,
-            "::ffff:1.2.3.4".parse().expect("ip"),
-            Scheme::Http,
-            "a.example",
-            &HttpPolicy::default(),
-        );
+        set_forwarded(&mut map, sender("::ffff:1.2.3.4"), Scheme::Http, "a.example", &HttpPolicy::default());
         assert_eq!(map["x-forwarded-for"], "6.6.6.6, 1.2.3.4");
         assert_eq!(map["x-forwarded-proto"], "http");
         assert_eq!(map["x-forwarded-host"], "a.example");
+        assert_eq!(map["x-envoy-external-address"], "1.2.3.4");
+    }
+
+    fn sender(ip: &str) -> Sender {
+        let ip = ip.parse().expect("ip");
+        Sender { peer: ip, client: ip }
+    }
+
+    #[test]
+    fn a_request_from_inside_has_no_external_address_unless_somebody_forwarded_it() {
+        for (ip, before, external) in [
+            ("10.1.2.3", None, None),
+            ("::ffff:127.0.0.1", None, None),
+            ("fd00::1", None, None),
+            ("fc00::1", None, Some("fc00::1")),
+            ("172.32.0.1", None, Some("172.32.0.1")),
+            ("10.1.2.3", Some("9.9.9.9"), Some("10.1.2.3")),
+        ] {
+            let mut map = HeaderMap::new();
+            if let Some(before) = before {
+                map.insert("x-forwarded-for", HeaderValue::from_static(before));
+            }
+            set_forwarded(&mut map, sender(ip), Scheme::Http, "a", &HttpPolicy::default());
+            let set = map.get("x-envoy-external-address").map(|value| value.to_str().expect("text"));
+            assert_eq!(set, external, "{ip}");
+        }
+    }
+
+    #[test]
+    fn trusted_hops_are_counted_from_the_right() {
+        let addr = |text: &str| text.parse().expect("addr");
+        let conn = ConnMeta::new("http".into(), 80, addr("127.0.0.1:5"), addr("127.0.0.1:80"));
+        let of = |hops, lines: &[&str]| {
+            let lines: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
+            let policy = HttpPolicy { trusted_hops: hops, ..HttpPolicy::default() };
+            client(&headers(&lines), &conn, &policy).to_string()
+        };
+        let whole = ["6.6.6.6, 1.1.1.1", "2.2.2.2,::ffff:3.3.3.3"];
+        for (hops, wanted) in
+            [(0, "127.0.0.1:5"), (1, "3.3.3.3:0"), (2, "2.2.2.2:0"), (3, "1.1.1.1:0"), (4, "6.6.6.6:0")]
+        {
+            assert_eq!(of(hops, &whole), wanted, "{hops}");
+        }
+        assert_eq!(of(5, &whole), "127.0.0.1:5", "fewer entries than trusted proxies");
+        assert_eq!(of(1, &[]), "127.0.0.1:5");
+        assert_eq!(of(1, &["1.1.1.1, nonsense"]), "127.0.0.1:5");
+        assert_eq!(of(1, &["2001:db8::1"]), "[2001:db8::1]:0");
     }
 
     #[test]

@@ -4,13 +4,15 @@ mod body;
 mod engine;
 mod exchange;
 pub mod fields;
+mod frames;
 mod framing;
 mod normalize;
+mod outcome;
 mod prepare;
 mod respond;
 mod stuck;
 mod timed;
 
-pub(crate) use engine::{LAST_REQUEST_WITHIN, serve};
+pub(crate) use engine::serve;
 pub use framing::{Reject, authority, message, request};
 pub use normalize::path as normalize_path;

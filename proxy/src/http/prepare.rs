@@ -1,12 +1,14 @@
 //! Step 7, prepare: from the client's request to the upstream's, and from the upstream's head to the client's.
 
+use std::net::IpAddr;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 
 use super::fields;
 use crate::{
     ConnMeta, Error, Reason,
-    message::{Edits, HeaderEdit, ReqBody, Scheme},
+    message::{Edits, HeaderEdit, ReqBody, Scheme, hygiene},
     route::HttpPolicy,
 };
 
@@ -19,6 +21,8 @@ pub(super) struct Target<'a> {
     pub(super) query: Option<&'a str>,
     pub(super) scheme: Scheme,
     pub(super) conn: &'a ConnMeta,
+    /// The client behind trusted proxies.
+    pub(super) client: IpAddr,
     pub(super) policy: &'a HttpPolicy,
     pub(super) edits: &'a Edits,
 }
@@ -31,7 +35,7 @@ pub(super) fn upstream_request(
 ) -> Result<Request<ReqBody>, Error> {
     let (parts, incoming) = request.into_parts();
     let mut headers = parts.headers;
-    fields::strip_hop_by_hop(&mut headers);
+    hygiene::strip_hop_by_hop(&mut headers);
     headers.remove(header::EXPECT);
     let rewritten = target.edits.path.apply(target.path);
     let path = rewritten.as_deref().unwrap_or(target.path);
@@ -39,8 +43,8 @@ pub(super) fn upstream_request(
         let original = joined(target.path, target.query);
         insert(&mut headers, ORIGINAL_PATH, &original);
     }
-    let client = target.conn.client().ip();
-    fields::set_forwarded(&mut headers, client, target.scheme, target.authority, target.policy);
+    let sender = fields::Sender { peer: target.conn.client().ip(), client: target.client };
+    fields::set_forwarded(&mut headers, sender, target.scheme, target.authority, target.policy);
     apply(&mut headers, &target.edits.remove_request, &target.edits.add_request);
     match &target.edits.authority {
         Some(authority) => headers.insert(header::HOST, authority.clone()),
@@ -63,7 +67,7 @@ pub(super) fn upstream_request(
 
 /// The response's fields for the client.
 pub(super) fn response_fields(headers: &mut HeaderMap, edits: &Edits, policy: &HttpPolicy) {
-    fields::strip_hop_by_hop(headers);
+    hygiene::strip_hop_by_hop(headers);
     apply(headers, &edits.remove_response, &edits.add_response);
     headers.insert(header::SERVER, server_name(policy));
 }

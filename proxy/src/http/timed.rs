@@ -11,10 +11,15 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
+    sync::Notify,
+    time::{Duration, Instant},
 };
 
-use super::stuck::Watch;
+use super::{
+    frames::{Inbound, Outbound},
+    stuck::Watch,
+};
+use crate::observe::{Counter, WorkerObserve};
 
 /// Where a connection stands.
 #[derive(Debug)]
@@ -25,8 +30,13 @@ pub(super) struct Phase {
     idle_since: Cell<Instant>,
     /// A head has begun to arrive.
     head_since: Cell<Option<Instant>>,
-    /// A request was served on it.
-    pub(super) served: Cell<bool>,
+    /// A header block goes on in the next frame (HTTP/2).
+    pub(super) in_continuation: Cell<bool>,
+    /// Streams that were reset before their answer, less those that were answered.
+    early_resets: Cell<usize>,
+    max_resets: usize,
+    /// There were too many of them.
+    flooded: Notify,
     /// Bytes that were read since the connection was at rest: the present head, and what came with it.
     head: RefCell<Vec<u8>>,
     /// Whether those begin where a head begins.
@@ -36,23 +46,27 @@ pub(super) struct Phase {
 }
 
 impl Phase {
-    pub(super) fn new() -> Rc<Self> {
+    pub(super) fn new(max_resets: usize) -> Rc<Self> {
         Rc::new(Self {
+            in_continuation: Cell::new(false),
+            early_resets: Cell::new(0),
+            max_resets,
+            flooded: Notify::new(),
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             head_since: Cell::new(None),
-            served: Cell::new(false),
             head: RefCell::new(Vec::new()),
             whole: Cell::new(false),
             watch: Watch::new(),
         })
     }
 
-    /// A whole head was read.
-    pub(super) fn begin(&self) {
+    /// A whole head was read. In HTTP/2 the next one may have begun already.
+    pub(super) fn begin(&self, h2: bool) {
         self.active.set(self.active.get() + 1);
-        self.head_since.set(None);
-        self.served.set(true);
+        if !h2 {
+            self.head_since.set(None);
+        }
     }
 
     /// The head that was just read has a Content-Length field. hyper drops the field when Transfer-Encoding is there too,
@@ -75,6 +89,27 @@ impl Phase {
         self.idle_since.set(Instant::now());
     }
 
+    /// The client has given up a stream before its answer. Soon after it was opened that costs us more than the client,
+    /// and no limit of concurrent streams holds it (CVE-2023-44487); later it is a deadline that passed.
+    pub(super) fn gave_up(&self, after: Duration) {
+        if after < EARLY {
+            self.early_resets.set(self.early_resets.get() + 1);
+            if self.early_resets.get() > self.max_resets {
+                self.flooded.notify_one();
+            }
+        }
+    }
+
+    /// A stream was answered: makes up for one that was not.
+    pub(super) fn answered(&self) {
+        self.early_resets.set(self.early_resets.get().saturating_sub(1));
+    }
+
+    /// Ends when there were too many early resets. Cancel-safe.
+    pub(super) async fn flooded(&self) {
+        self.flooded.notified().await;
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.active.get() == 0
     }
@@ -93,6 +128,8 @@ impl Phase {
     }
 }
 
+/// A reset this soon after the request is early.
+const EARLY: Duration = Duration::from_secs(1);
 /// An idle connection keeps no more than this for the next head.
 const KEPT_HEAD_BYTES: usize = 512;
 
@@ -108,15 +145,39 @@ fn names_length(bytes: &[u8]) -> bool {
 pub(super) struct Timed<S> {
     inner: S,
     phase: Rc<Phase>,
-    /// HTTP/1.1: heads are kept until they are judged.
-    keeps_heads: bool,
-    /// The last four bytes read.
+    observe: Rc<WorkerObserve>,
+    /// What passes, if it is HTTP/2.
+    frames: Option<(Inbound, Outbound)>,
+    /// The last four bytes read (HTTP/1.1).
     tail: [u8; 4],
 }
 
 impl<S> Timed<S> {
-    pub(super) fn new(inner: S, phase: Rc<Phase>, keeps_heads: bool) -> Self {
-        Self { inner, phase, keeps_heads, tail: *b"\r\n\r\n" }
+    pub(super) fn new(inner: S, phase: Rc<Phase>, observe: Rc<WorkerObserve>, h2: bool) -> Self {
+        let frames = h2.then(|| (Inbound::new(), Outbound::default()));
+        Self { inner, phase, observe, frames, tail: *b"\r\n\r\n" }
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        if let Some((inbound, _)) = &mut self.frames {
+            let since = inbound.feed(bytes).then(|| self.phase.head_since().unwrap_or_else(Instant::now));
+            self.phase.head_since.set(since);
+            self.phase.in_continuation.set(inbound.in_continuation());
+            return;
+        }
+        let begins = self.phase.is_at_rest();
+        if begins {
+            self.phase.head_since.set(Some(Instant::now()));
+        }
+        self.keep(bytes, begins);
+    }
+
+    fn sent(&mut self, bytes: &[u8]) {
+        if let Some((_, outbound)) = &mut self.frames {
+            for _refused in 0..outbound.feed(bytes) {
+                self.observe.count(Counter::MaxStreams);
+            }
+        }
     }
 
     /// Bytes of a head, perhaps with more behind it.
@@ -145,13 +206,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
-            let begins = self.phase.is_at_rest();
-            if begins {
-                self.phase.head_since.set(Some(Instant::now()));
-            }
-            if self.keeps_heads {
-                self.keep(buf.filled().get(before..).unwrap_or_default(), begins);
-            }
+            self.received(buf.filled().get(before..).unwrap_or_default());
         }
         read
     }
@@ -159,7 +214,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = written {
+            self.sent(buf.get(..count).unwrap_or_default());
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -167,18 +226,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(mut count)) = written {
+            for buf in bufs {
+                let here = count.min(buf.len());
+                self.sent(buf.get(..here).unwrap_or_default());
+                count -= here;
+            }
+        }
+        written
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
+    crate::net::forward_write_end!();
 }

@@ -13,7 +13,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::replay::{REPLAY_LIMIT, Replay};
+use super::{
+    hygiene,
+    replay::{REPLAY_LIMIT, Replay},
+};
 
 /// What one direction of an exchange has carried, shared between its body and its record.
 #[derive(Debug)]
@@ -93,8 +96,7 @@ impl Body for ReqBody {
         if let Some(Ok(frame)) = &mut frame {
             tally.add(frame.data_ref().map_or(0, Bytes::len));
             if let Some(trailers) = frame.trailers_mut() {
-                crate::http::fields::strip_client_controls(trailers);
-                crate::http::fields::strip_hop_by_hop(trailers);
+                hygiene::strip_request_trailers(trailers);
             }
         }
         Poll::Ready(frame)

@@ -4,6 +4,7 @@ mod answer;
 mod body;
 mod edits;
 mod head;
+pub mod hygiene;
 mod replay;
 
 pub use answer::Answer;

@@ -1,5 +1,6 @@
 //! Listeners, workers and the server that owns them.
 
+mod forward;
 mod listen;
 mod prefixed;
 pub(crate) mod proxy_protocol;
@@ -9,14 +10,14 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::{
     Reason,
@@ -27,6 +28,7 @@ use crate::{
     upstream::{AddressPolicy, Cluster},
 };
 
+pub(crate) use forward::forward_write_end;
 use listen::Listening;
 pub use prefixed::Prefixed;
 pub(crate) use worker::Worker;
@@ -99,10 +101,28 @@ pub(crate) struct Shared<R> {
     /// Clusters in use, for the pools' sweeps.
     pub(crate) clusters: ArcSwap<Vec<Arc<Cluster>>>,
     pub(crate) connections: AtomicUsize,
+    /// The last connection has closed.
+    idle: Notify,
     pub(crate) handshakes: AtomicUsize,
     /// Connections that the deadline of the process' drain has cut.
     pub(crate) cut: AtomicUsize,
     pub(crate) allow_dev_identity: bool,
+}
+
+impl<R> Shared<R> {
+    /// Counts a connection out.
+    fn closed(&self) {
+        if self.connections.fetch_sub(1, Relaxed) == 1 {
+            self.idle.notify_one();
+        }
+    }
+
+    /// Ends when no connection is open.
+    async fn idle(&self) {
+        while self.connections.load(Relaxed) > 0 {
+            self.idle.notified().await;
+        }
+    }
 }
 
 /// The data plane: workers, listeners, the published table.
@@ -112,6 +132,9 @@ pub struct Server<R: Router> {
     listening: Mutex<Vec<Listening>>,
     /// Tables that were replaced: dropped here, never on a worker, once nobody uses them.
     retired: Mutex<Vec<Arc<R>>>,
+    /// A drain was ordered: nothing is opened any longer.
+    draining: AtomicBool,
+    drained: OnceCell<Drained>,
 }
 
 impl<R: Router> std::fmt::Debug for Server<R> {
@@ -136,10 +159,12 @@ impl<R: Router> Server<R> {
             observe,
             clusters: ArcSwap::default(),
             connections: AtomicUsize::new(0),
+            idle: Notify::new(),
             handshakes: AtomicUsize::new(0),
             cut: AtomicUsize::new(0),
             allow_dev_identity: settings.allow_dev_identity,
         });
+        shared.observe.watch(&shared.registry);
         let workers = (0..settings.workers.max(1)).map(|index| WorkerHandle::start(index, &shared));
         let workers = workers.collect::<Result<Vec<_>, _>>().map_err(|source| StartError {
             what: "start a worker thread".to_owned(),
@@ -151,13 +176,18 @@ impl<R: Router> Server<R> {
             workers: workers.into(),
             listening: Mutex::default(),
             retired: Mutex::default(),
+            draining: AtomicBool::new(false),
+            drained: OnceCell::new(),
         }))
     }
 
-    /// Opens what is new, keeps what is there, closes what is gone. Each listener succeeds or fails by itself. Must be
-    /// called on the control runtime, which accepts.
+    /// Opens what is new, keeps what is there, closes what is gone. Each listener succeeds or fails by itself. Nothing
+    /// changes once a drain has begun. Must be called on the control runtime, which accepts.
     pub fn set_listeners(&self, specs: Vec<ListenerSpec>) -> Vec<Result<(Arc<str>, SocketAddr), StartError>> {
         let mut listening = self.listening.lock();
+        if self.draining.load(Relaxed) {
+            return Vec::new();
+        }
         listening.retain(|open| {
             let keep = specs.contains(open.spec());
             if !keep {
@@ -189,6 +219,9 @@ impl<R: Router> Server<R> {
     /// Publishes a table: every worker renews its view, also an idle one; retired tables are dropped off the workers.
     pub fn publish(&self, table: Arc<R>, clusters: Vec<Arc<Cluster>>) {
         let old = self.shared.table.swap(table);
+        let names: std::collections::HashSet<_> =
+            clusters.iter().map(|cluster| Arc::clone(&cluster.name)).collect();
+        self.shared.observe.retain_clusters(|name| names.contains(name));
         self.shared.clusters.store(Arc::new(clusters));
         for worker in self.workers.iter() {
             worker.renew();
@@ -204,33 +237,41 @@ impl<R: Router> Server<R> {
     }
 
     /// Drains: accepts for `drain_delay`, then closes the listeners, says goodbye on every connection, waits for the
-    /// deadline, cuts what is left, and ends the workers.
+    /// deadline, cuts what is left, and ends the workers. Whoever asks again waits for the same drain; one whose caller gave
+    /// up goes on with the next.
     pub async fn drain(&self) -> Drained {
-        /// Cut connections have this long to go away.
+        *self.drained.get_or_init(|| self.drain_once()).await
+    }
+
+    async fn drain_once(&self) -> Drained {
+        /// Cut connections, and then the workers, have this long to go away.
         const GRACE: Duration = Duration::from_secs(1);
         let limits = Arc::clone(&self.shared.limits);
         tokio::time::sleep(limits.drain_delay).await;
+        self.draining.store(true, Relaxed);
         let closing: Vec<_> = self.listening.lock().drain(..).collect();
         for open in closing {
             open.close_and_wait().await;
         }
-        let deadline = Instant::now() + limits.drain_timeout;
         self.shared.registry.drain(&Reason::DRAIN_TIMEOUT, limits.drain_timeout);
-        while self.open() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let wait = limits.drain_timeout + GRACE;
+        let left = match tokio::time::timeout(wait, self.shared.idle()).await {
+            Ok(()) => 0,
+            Err(_late) => self.shared.connections.load(Relaxed),
+        };
+        let cut = left + self.shared.cut.load(Relaxed);
+        let threads: Vec<_> = self.workers.iter().filter_map(WorkerHandle::stop).collect();
+        let joined = tokio::task::spawn_blocking(|| threads.into_iter().for_each(joined));
+        if tokio::time::timeout(GRACE, joined).await.is_err() {
+            tracing::error!("a worker is stuck; its connections end with the process");
         }
-        let gone = Instant::now() + GRACE;
-        while self.open() > 0 && Instant::now() < gone {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let left = self.open() + self.shared.cut.load(Relaxed);
-        for worker in self.workers.iter() {
-            worker.stop();
-        }
-        if left == 0 { Drained::Clean } else { Drained::Cut(left) }
+        if cut == 0 { Drained::Clean } else { Drained::Cut(cut) }
     }
+}
 
-    fn open(&self) -> usize {
-        self.shared.connections.load(Relaxed)
+/// Waits for a worker's end: what runs on it is dropped, and has written its record then.
+fn joined(worker: std::thread::JoinHandle<()>) {
+    if worker.join().is_err() {
+        tracing::error!("a worker has panicked");
     }
 }

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::mpsc,
@@ -42,6 +43,8 @@ enum Job {
 pub(super) struct WorkerHandle {
     jobs: mpsc::UnboundedSender<Job>,
     load: Arc<AtomicUsize>,
+    /// Gone once it was told to stop.
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl WorkerHandle {
@@ -50,7 +53,7 @@ impl WorkerHandle {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let load = Arc::new(AtomicUsize::new(0));
         let runtime_of = (Arc::clone(shared), Arc::clone(&load));
-        thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let (shared, load) = runtime_of;
             // A local runtime belongs to the thread that builds it.
             let runtime = Builder::new_current_thread()
@@ -62,7 +65,7 @@ impl WorkerHandle {
                 Err(error) => tracing::error!(%error, "a worker cannot start"),
             }
         })?;
-        Ok(Self { jobs, load })
+        Ok(Self { jobs, load, thread: Mutex::new(Some(thread)) })
     }
 
     /// Open connections.
@@ -81,13 +84,16 @@ impl WorkerHandle {
         self.send(Job::Renew);
     }
 
-    /// Ends it.
-    pub(super) fn stop(&self) {
+    /// Tells it to end, and gives its thread to wait for.
+    pub(super) fn stop(&self) -> Option<thread::JoinHandle<()>> {
+        let thread = self.thread.lock().take()?;
         self.send(Job::Stop);
+        Some(thread)
     }
 
     fn send(&self, job: Job) {
-        if self.jobs.send(job).is_err() {
+        // After a drain its end is no news.
+        if self.jobs.send(job).is_err() && self.thread.lock().is_some() {
             tracing::error!("a worker has ended");
         }
     }
@@ -126,7 +132,7 @@ impl<R: Router> Drop for Open<R> {
     fn drop(&mut self) {
         self.0.observe.gauge(Gauge::DownstreamOpen, -1);
         self.0.load.fetch_sub(1, Relaxed);
-        self.0.shared.connections.fetch_sub(1, Relaxed);
+        self.0.shared.closed();
     }
 }
 
@@ -152,6 +158,7 @@ async fn run<R: Router>(
                 Some(Job::Serve(stream, peer, spec)) => start(&worker, stream, peer, spec),
                 Some(Job::Renew) => {
                     worker.view.replace(View::new(worker.shared.table.load_full()));
+                    worker.observe.renew();
                 }
                 Some(Job::Stop) | None => break,
             },

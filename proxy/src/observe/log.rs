@@ -1,7 +1,7 @@
 //! The access log's writer: one thread, a bounded channel; a blocked pipe costs lines, never a worker's time.
 
 use std::{
-    io::{self, BufWriter, Write as _},
+    io::{BufWriter, Write},
     sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     thread,
     time::Duration,
@@ -24,13 +24,16 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Starts the thread when there is something to write.
-    pub(super) fn start(wanted: bool) -> Self {
-        if !wanted {
-            return Self { lines: None };
-        }
+    /// Nothing is written.
+    pub(super) fn off() -> Self {
+        Self { lines: None }
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(out: impl Write + Send + 'static) -> Self {
         let (lines, waiting) = sync_channel(CAPACITY);
-        let started = thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&waiting));
+        let started =
+            thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&waiting, out));
         if let Err(error) = &started {
             tracing::error!(%error, "the access log cannot be written: no thread");
         }
@@ -52,8 +55,8 @@ impl LogWriter {
     }
 }
 
-fn write_all(waiting: &Receiver<Item>) {
-    let mut out = BufWriter::with_capacity(64 * 1024, io::stdout());
+fn write_all(waiting: &Receiver<Item>, out: impl Write) {
+    let mut out = BufWriter::with_capacity(64 * 1024, out);
     loop {
         let item = match waiting.try_recv() {
             Ok(item) => item,

@@ -2,8 +2,10 @@
 //!
 //! A blocked log pipe never stalls a worker: lines are dropped and counted.
 
+mod clusters;
 mod collect;
 mod log;
+pub mod names;
 mod record;
 
 use std::{
@@ -18,10 +20,17 @@ use std::{
 
 use parking_lot::Mutex;
 
+pub use clusters::MAX_CLUSTERS;
+pub use names::{Counter, Gauge};
 pub use record::Record;
 
-use crate::Reason;
+use crate::{
+    Reason,
+    registry::{Registry, Role},
+};
+use clusters::{ClusterSlabs, Clusters};
 use log::LogWriter;
+use names::Metric;
 
 /// Form of the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,19 +46,17 @@ pub enum AccessLog {
 /// A value with its labels.
 pub type Labelled = (Vec<(&'static str, String)>, f64);
 
-/// A gauge that the program adds: name, help, and its values by labels at the moment of a scrape.
+/// A gauge that the program adds: its values by labels at the moment of a scrape.
 pub struct ExtraGauge {
-    /// Metric name.
-    pub name: &'static str,
-    /// One sentence.
-    pub help: &'static str,
+    /// Name and help.
+    pub metric: Metric,
     /// Labels and value of each series.
     pub read: Box<dyn Fn() -> Vec<Labelled> + Send + Sync>,
 }
 
 impl std::fmt::Debug for ExtraGauge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ExtraGauge").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ExtraGauge").field("name", &self.metric.name).finish_non_exhaustive()
     }
 }
 
@@ -61,6 +68,7 @@ pub struct Observe {
     slabs: Mutex<Vec<Arc<Slab>>>,
     /// What the control side counts.
     control: Arc<Slab>,
+    clusters: Clusters,
     extras: Mutex<Vec<ExtraGauge>>,
 }
 
@@ -88,17 +96,44 @@ struct Slab {
 impl Observe {
     /// Starts the log writer (stdout).
     pub fn new(access_log: AccessLog) -> Arc<Self> {
-        let log = LogWriter::start(access_log != AccessLog::Off);
+        Self::logging_to(access_log, std::io::stdout())
+    }
+
+    /// Starts the log writer.
+    pub fn logging_to(access_log: AccessLog, out: impl std::io::Write + Send + 'static) -> Arc<Self> {
+        let log = if access_log == AccessLog::Off { LogWriter::off() } else { LogWriter::start(out) };
         let control = Arc::new(Slab::default());
         let slabs = Mutex::new(vec![Arc::clone(&control)]);
-        Arc::new(Self { access_log, log, slabs, control, extras: Mutex::default() })
+        Arc::new(Self {
+            access_log,
+            log,
+            slabs,
+            control,
+            clusters: Clusters::default(),
+            extras: Mutex::default(),
+        })
     }
 
     /// The slab of a new worker, written by that worker alone and summed at scrape.
     pub fn worker(self: &Arc<Self>) -> Rc<WorkerObserve> {
         let slab = Arc::new(Slab::default());
         self.slabs.lock().push(Arc::clone(&slab));
-        Rc::new(WorkerObserve { process: Arc::clone(self), slab })
+        Rc::new(WorkerObserve { process: Arc::clone(self), slab, clusters: ClusterSlabs::default() })
+    }
+
+    /// Drops the series of clusters that are in use no longer.
+    pub(crate) fn retain_clusters(&self, in_use: impl Fn(&str) -> bool) {
+        self.clusters.retain(in_use);
+    }
+
+    /// Shows how many connections are open to each cluster.
+    pub(crate) fn watch(&self, registry: &Arc<Registry>) {
+        let registry = Arc::downgrade(registry);
+        let read = move || {
+            let counts = registry.upgrade().map(|registry| registry.count_by_name(Role::Upstream));
+            clusters::bounded(counts.unwrap_or_default())
+        };
+        self.register(ExtraGauge { metric: names::CLUSTER_OPEN, read: Box::new(read) });
     }
 
     /// Adds a gauge of the program's own.
@@ -139,6 +174,7 @@ impl Observe {
 pub struct WorkerObserve {
     process: Arc<Observe>,
     slab: Arc<Slab>,
+    clusters: ClusterSlabs,
 }
 
 /// Adds to a cell that only this thread writes: no locked instruction.
@@ -161,6 +197,11 @@ impl WorkerObserve {
         }
     }
 
+    /// The table has changed: clusters may be gone.
+    pub(crate) fn renew(&self) {
+        self.clusters.forget();
+    }
+
     /// Notes how late the worker's timer was.
     pub fn loop_lag(&self, lag: Duration) {
         self.slab.loop_lag_us.store(micros(lag), Relaxed);
@@ -174,6 +215,9 @@ impl WorkerObserve {
         let bucket = BUCKETS_US.iter().position(|bound| took <= *bound).unwrap_or(BUCKETS_US.len());
         bump(slab.buckets.get(bucket), 1);
         bump(Some(&slab.latency_sum_us), took);
+        if !record.cluster.is_empty() {
+            self.clusters.count(&self.process.clusters, record.cluster, record.status, took);
+        }
         if record.reason != Reason::OK {
             *slab.reasons.lock().entry(record.reason.clone()).or_default() += 1;
         }
@@ -190,115 +234,4 @@ impl WorkerObserve {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Events that are counted by name. Each limit and timeout of `docs/contract.md` has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(usize)]
-#[non_exhaustive]
-pub enum Counter {
-    /// Client connections accepted.
-    DownstreamConnections,
-    /// `--max-connections` reached.
-    MaxConnections,
-    /// `--max-handshakes` reached.
-    MaxHandshakes,
-    /// `--handshake-timeout` passed.
-    HandshakeTimeout,
-    /// Client handshakes that failed.
-    HandshakeFailed,
-    /// Client handshakes that ended well.
-    Handshakes,
-    /// `--header-timeout` passed.
-    HeaderTimeout,
-    /// `--idle-timeout` closed a client connection.
-    IdleTimeout,
-    /// `--stream-idle-timeout` passed.
-    StreamIdleTimeout,
-    /// `--max-header-bytes` or `--max-headers` reached.
-    HeadersTooLarge,
-    /// `--max-resets` reached.
-    MaxResets,
-    /// Requests refused for their framing.
-    BadFraming,
-    /// Accept errors that the loop survived.
-    AcceptErrors,
-    /// Upstream connections made.
-    UpstreamConnections,
-    /// Upstream connections reused.
-    UpstreamReuses,
-    /// Upstream connections that could not be made.
-    UpstreamConnectFailures,
-    /// `--connect-timeout` passed.
-    ConnectTimeout,
-    /// Upstream handshakes that ended well.
-    UpstreamHandshakes,
-    /// Upstream handshakes or identity checks that failed.
-    UpstreamHandshakeFailed,
-    /// `--upstream-timeout` passed.
-    UpstreamTimeout,
-    /// Requests tried again.
-    Retries,
-    /// Requests sent to upstreams that nobody verified.
-    UpstreamNotVerified,
-    /// Access lines dropped because the pipe was blocked.
-    AccessLogDropped,
-    /// Connections cut at the drain deadline.
-    DrainCut,
-}
-
-/// Values that go up and down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(usize)]
-#[non_exhaustive]
-pub enum Gauge {
-    /// Open client connections.
-    DownstreamOpen,
-    /// Requests in flight.
-    RequestsActive,
-    /// Open upstream connections.
-    UpstreamOpen,
-}
-
-impl Counter {
-    const COUNT: usize = Self::ALL.len();
-
-    /// Every counter with its metric name, in order of declaration.
-    const ALL: &'static [(Self, &'static str)] = &[
-        (Self::DownstreamConnections, "selvedge_downstream_connections"),
-        (Self::MaxConnections, "selvedge_max_connections"),
-        (Self::MaxHandshakes, "selvedge_max_handshakes"),
-        (Self::HandshakeTimeout, "selvedge_handshake_timeout"),
-        (Self::HandshakeFailed, "selvedge_handshake_failed"),
-        (Self::Handshakes, "selvedge_handshakes"),
-        (Self::HeaderTimeout, "selvedge_header_timeout"),
-        (Self::IdleTimeout, "selvedge_idle_timeout"),
-        (Self::StreamIdleTimeout, "selvedge_stream_idle_timeout"),
-        (Self::HeadersTooLarge, "selvedge_headers_too_large"),
-        (Self::MaxResets, "selvedge_max_resets"),
-        (Self::BadFraming, "selvedge_bad_framing"),
-        (Self::AcceptErrors, "selvedge_accept_errors"),
-        (Self::UpstreamConnections, "selvedge_upstream_connections"),
-        (Self::UpstreamReuses, "selvedge_upstream_reuses"),
-        (Self::UpstreamConnectFailures, "selvedge_upstream_connect_failures"),
-        (Self::ConnectTimeout, "selvedge_connect_timeout"),
-        (Self::UpstreamHandshakes, "selvedge_upstream_handshakes"),
-        (Self::UpstreamHandshakeFailed, "selvedge_upstream_handshake_failed"),
-        (Self::UpstreamTimeout, "selvedge_upstream_timeout"),
-        (Self::Retries, "selvedge_retries"),
-        (Self::UpstreamNotVerified, "selvedge_upstream_not_verified"),
-        (Self::AccessLogDropped, "selvedge_access_log_dropped"),
-        (Self::DrainCut, "selvedge_drain_cut"),
-    ];
-}
-
-impl Gauge {
-    const COUNT: usize = Self::ALL.len();
-
-    /// Every gauge with its metric name, in order of declaration.
-    const ALL: &'static [(Self, &'static str)] = &[
-        (Self::DownstreamOpen, "selvedge_downstream_open"),
-        (Self::RequestsActive, "selvedge_requests_active"),
-        (Self::UpstreamOpen, "selvedge_upstream_open"),
-    ];
 }

@@ -11,7 +11,7 @@ use crate::{
     ConnMeta, Reason,
     message::Tally,
     net::Worker,
-    observe::Record,
+    observe::{Counter, Record},
     registry::{Entry, Received},
     route::{Action, Decision, Dice, RouteId, Router},
     upstream::Attempts,
@@ -43,6 +43,9 @@ pub(crate) async fn serve<R: Router, S: AsyncRead + AsyncWrite + Unpin>(
                     let reason = relay(stream, upstream, &entry, idle, (&up, &down)).await;
                     if let Some(drain) = entry.drain().filter(|drain| drain.reason == reason) {
                         worker.cut(&drain);
+                    }
+                    if reason == Reason::STREAM_IDLE {
+                        worker.observe.count(Counter::StreamIdleTimeout);
                     }
                     reason
                 }

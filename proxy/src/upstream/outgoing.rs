@@ -109,6 +109,8 @@ pub(super) fn absolute_form(mut request: Request<ReqBody>, secure: bool) -> Resu
 
 /// HTTP/1.1 wants path and query as the target, and a Host field. Undoes [`absolute_form`].
 fn origin_form(mut request: Request<ReqBody>) -> Request<ReqBody> {
+    // The next connection frames it in its own way.
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
     if let Some(authority) = request.uri().authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use identity::{PeerId, SpiffeId};
 use tokio::{
@@ -179,6 +179,7 @@ impl Upstream {
         match route.retry.per_try.filter(|limit| !limit.is_zero()) {
             None => exchange.await,
             Some(limit) => tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_late| {
+                self.observe.count(Counter::UpstreamTimeout);
                 Err(Error::Timeout { reason: Reason::UPSTREAM_TIMEOUT, after: limit })
             }),
         }
@@ -274,6 +275,7 @@ impl Upstream {
         let (response, at_end): (Response<Incoming>, AtEnd) = match sender {
             Sender::Http1(mut sender) => {
                 *request.version_mut() = Version::HTTP_11;
+                frame_body(&mut request);
                 let response = sender.try_send_request(request).await.map_err(&mut failed)?;
                 if is_ambiguous(&response) {
                     conn.retired.set(true);
@@ -307,6 +309,15 @@ impl Search<'_> {
     fn with<'a>(&'a self, upstream: &'a Upstream, addresses: &'a AddressPolicy) -> Dial<'a> {
         let (timeout, deadline) = (self.timeout, self.deadline);
         Dial { cluster: self.cluster, addresses, observe: &upstream.observe, timeout, deadline }
+    }
+}
+
+/// A body of unknown length is chunked whatever the method: hyper would leave the body of a GET behind without a word.
+fn frame_body(request: &mut Request<ReqBody>) {
+    let known =
+        matches!(request.body(), ReqBody::Empty) || request.headers().contains_key(header::CONTENT_LENGTH);
+    if !known {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

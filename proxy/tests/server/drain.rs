@@ -73,23 +73,27 @@ async fn a_drain_under_load_loses_no_request() {
     assert!(TcpStream::connect(rig.addr).await.is_err(), "the listener is closed");
 }
 
+/// How long a draining connection may rest.
+const LAST: Duration = Duration::from_secs(1);
+
+fn limits() -> Limits {
+    Limits { last_request_within: LAST, ..Limits::default() }
+}
+
 #[tokio::test]
 async fn an_idle_http1_connection_is_answered_once_more_however_long_it_was_idle() {
-    let limits = Limits { drain_delay: Duration::ZERO, ..Limits::default() };
-    let rig = Rig::with(Table::new(upstream().await), limits, http());
+    let rig = Rig::with(Table::new(upstream().await), limits(), http());
     let mut client = rig.h1().await;
     text(client.send_request(get("/")).await.unwrap()).await;
     client.ready().await.unwrap();
-    // Longer than the five seconds that a draining connection has.
-    tokio::time::sleep(Duration::from_millis(5200)).await;
+    let rests = Instant::now();
+    until("it has rested longer than a draining one may", || rests.elapsed() > LAST).await;
     let server = Arc::clone(&rig.server);
     let draining = tokio::spawn(async move { server.drain().await });
-    until("the listener is closed", || std::net::TcpStream::connect(rig.addr).is_err()).await;
-    let asked = Instant::now();
-    while asked.elapsed() < Duration::from_millis(300) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(!client.is_closed(), "closed {:?} after the drain began", asked.elapsed());
-    }
+    until("every connection has its order", || rig.server.registry().is_draining()).await;
+    let ordered = Instant::now();
+    until("well within the time", || client.is_closed() || ordered.elapsed() > LAST / 4).await;
+    assert!(!client.is_closed(), "closed {:?} after the drain began", ordered.elapsed());
     let response = client.send_request(get("/")).await.unwrap();
     assert_eq!(response.headers()["connection"], "close");
     text(response).await;
@@ -98,13 +102,23 @@ async fn an_idle_http1_connection_is_answered_once_more_however_long_it_was_idle
 
 #[tokio::test]
 async fn a_connection_that_says_nothing_does_not_hold_up_a_drain() {
-    let rig = Rig::start(Table::new(upstream().await));
+    let rig = Rig::with(Table::new(upstream().await), limits(), http());
     let mut silent = rig.connect().await;
     until("it is registered", || !rig.server.registry().is_empty()).await;
     let started = Instant::now();
     assert_eq!(rig.server.drain().await, Drained::Clean);
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(started.elapsed() < LAST * 5, "{:?}", started.elapsed());
     assert_eq!(to_end(&mut silent).await, "");
+}
+
+#[tokio::test]
+async fn whoever_asks_for_a_drain_again_waits_for_the_same_one_and_nothing_opens_after_it() {
+    let rig = Rig::with(Table::new(upstream().await), limits(), http());
+    let (first, second) = tokio::join!(rig.server.drain(), rig.server.drain());
+    assert_eq!((first, second, rig.server.drain().await), (Drained::Clean, Drained::Clean, Drained::Clean));
+    assert!(rig.server.set_listeners(vec![http()]).is_empty());
+    rig.server.publish(Arc::new(Table::new(rig.addr)), Vec::new());
+    assert!(TcpStream::connect(rig.addr).await.is_err());
 }
 
 #[tokio::test]
@@ -118,6 +132,7 @@ async fn what_still_runs_at_the_deadline_is_cut_and_counted() {
     read_until(&mut stream, "first").await;
     assert_eq!(rig.server.drain().await, Drained::Cut(1));
     assert_eq!(rig.total(Counter::DrainCut), 1);
+    assert_eq!(rig.failures("drain_timeout"), 1, "the workers have ended: what they cut is recorded");
     assert!(!to_end(&mut stream).await.ends_with("0\r\n\r\n"));
 }
 

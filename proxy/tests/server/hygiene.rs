@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use parking_lot::Mutex;
-use proxy::observe::Counter;
+use proxy::{observe::Counter, upstream::Protocol};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -151,6 +152,99 @@ async fn what_is_forwarded_is_clean() {
     ] {
         assert!(!kept.contains(gone), "{gone} in {kept}");
     }
+}
+
+const FORGED: [(&str, &str); 9] = [
+    ("x-forwarded-client-cert", "By=forged"),
+    ("x_forwarded_client-cert", "By=forged"),
+    ("l5d-client-id", "forged"),
+    ("l5d_dst_override", "forged"),
+    ("x-envoy-upstream-rq-timeout-ms", "forged"),
+    ("x_envoy-retry_on", "forged"),
+    ("x-forwarded-for", "forged"),
+    ("x_forwarded_for", "forged"),
+    ("x-request-id", "forged"),
+];
+
+fn names() -> String {
+    FORGED.map(|(name, _)| name).join(", ")
+}
+
+/// What the upstream has read of trailers.
+async fn trailers_from_h1(rig: &Rig) -> String {
+    let lines = FORGED.map(|(name, value)| format!("{name}: {value}\r\n")).concat();
+    let head = format!(
+        "POST /count HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\ntrailer: x-fine, {}\r\n\r\n",
+        names()
+    );
+    rig.raw(format!("{head}3\r\nabc\r\n0\r\nx-fine: kept\r\n{lines}\r\n").as_bytes()).await
+}
+
+async fn trailers_from_h2(rig: &Rig) -> String {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-fine", HeaderValue::from_static("kept"));
+    for (name, value) in FORGED {
+        trailers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    trailers.insert("authorization", HeaderValue::from_static("forged"));
+    let request = Request::post("http://example.org/count")
+        .header("trailer", format!("x-fine, {}", names()))
+        .body(chunks(1, Some(trailers)));
+    text(rig.h2().await.send_request(request.unwrap()).await.unwrap()).await
+}
+
+#[tokio::test]
+async fn trailers_are_clean_in_both_protocols_on_both_sides() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let mut table = Table::new(upstream().await);
+        table.routes[0] = route(upstream().await, protocol);
+        let rig = Rig::start(table);
+        for seen in [trailers_from_h1(&rig).await, trailers_from_h2(&rig).await] {
+            assert!(seen.contains("\"x-fine\": \"kept\""), "{protocol:?}: {seen}");
+            assert!(!seen.contains("forged"), "{protocol:?}: {seen}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_client_is_whom_trusted_proxies_name_and_nobody_else() {
+    let head = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-forwarded-for: 6.6.6.6, 203.0.113.7\r\n\
+                x-forwarded-for: 198.51.100.1\r\nx-envoy-external-address: 6.6.6.6\r\n\r\n";
+    for (trusted_hops, client, external) in [
+        (0, "127.0.0.1:", "127.0.0.1"),
+        (1, "198.51.100.1:0", "198.51.100.1"),
+        (2, "203.0.113.7:0", "203.0.113.7"),
+        (9, "127.0.0.1:", "127.0.0.1"),
+    ] {
+        let mut table = Table::new(upstream().await);
+        table.policy.trusted_hops = trusted_hops;
+        let (rig, lines) = Rig::logging(table);
+        let seen = rig.raw(head.as_bytes()).await;
+        let chain = "\nx-forwarded-for: 6.6.6.6, 203.0.113.7, 198.51.100.1, 127.0.0.1\n";
+        assert!(seen.contains(chain), "what was said is kept, with our peer behind it: {seen}");
+        assert!(seen.contains(&format!("\nx-envoy-external-address: {external}\n")), "{seen}");
+        let line = lines.next().await;
+        assert!(line["downstream"].as_str().unwrap().starts_with(client), "{trusted_hops}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn paths_are_forwarded_in_their_one_reading() {
+    let (rig, seen) = rig().await;
+    for (sent, forwarded) in
+        [("/../a", "/a"), ("/a/b/../../../c", "/c"), ("/a%2fB", "/a%2fB"), ("/%61\\b", "/a/b")]
+    {
+        seen.lock().clear();
+        rig.raw(format!("GET {sent} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await;
+        let kept = String::from_utf8_lossy(&seen.lock()).into_owned();
+        assert!(kept.starts_with(&format!("GET {forwarded} HTTP/1.1\r\n")), "{sent}: {kept}");
+    }
+    seen.lock().clear();
+    for refused in ["/a/..%2fb", "/a/..;/b", "/a/%2e%2e%5cb", "/%00", "/%zz"] {
+        let answer = rig.raw(format!("GET {refused} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{refused}: {answer}");
+    }
+    assert_eq!(seen.lock().len(), 0);
 }
 
 #[tokio::test]

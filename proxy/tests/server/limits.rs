@@ -56,8 +56,11 @@ async fn heads_have_a_size_and_a_number_of_fields() {
         request.headers_mut().append("cookie", "a=b".parse().unwrap());
     }
     assert_eq!(client.send_request(request).await.unwrap().status(), 431);
+    let mut request = get2("/");
+    request.headers_mut().insert("x", large.parse().unwrap());
+    assert_eq!(client.send_request(request).await.unwrap().status(), 431);
     assert_eq!(client.send_request(get2("/")).await.unwrap().status(), 200);
-    until("counted", || rig.total(Counter::HeadersTooLarge) == 3).await;
+    until("counted", || rig.total(Counter::HeadersTooLarge) == 4).await;
 }
 
 #[tokio::test]

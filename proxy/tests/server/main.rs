@@ -9,10 +9,13 @@
     reason = "helpers of tests fail the test"
 )]
 
+mod admin;
 mod bodies;
 mod drain;
+mod floods;
 mod hygiene;
 mod limits;
+mod metrics;
 mod preface;
 mod protocols;
 mod support;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proxy::{
     limits::Limits,
     net::{Layer, ListenerSpec},
+    observe::Counter,
     upstream::Protocol,
 };
 use tokio::{
@@ -32,6 +33,7 @@ async fn a_required_header_names_the_client_and_nothing_else_may_come() {
     }
     assert_eq!(rig.raw(REQUEST).await, "");
     assert_eq!(rig.raw(b"PROXY TCP4 nonsense\r\n").await, "");
+    assert_eq!(rig.total(Counter::BadProxyProtocol), 2);
 }
 
 #[tokio::test]
@@ -91,4 +93,5 @@ async fn bytes_that_do_not_move_are_cut() {
     let (_upstream, _) = listener.accept().await.unwrap();
     assert_eq!(to_end(&mut client).await, "");
     until("recorded", || rig.failures("stream_idle_timeout") == 1).await;
+    assert_eq!(rig.total(Counter::StreamIdleTimeout), 1);
 }

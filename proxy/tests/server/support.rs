@@ -9,6 +9,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use proxy::{
     ConnMeta, Reason,
     limits::Limits,
@@ -119,7 +120,17 @@ impl Rig {
     }
 
     pub(crate) fn with(table: Table, limits: Limits, spec: ListenerSpec) -> Self {
-        let observe = Observe::new(AccessLog::Off);
+        Self::observed(Observe::new(AccessLog::Off), table, limits, spec)
+    }
+
+    /// With an access log that the test reads.
+    pub(crate) fn logging(table: Table) -> (Self, Lines) {
+        let lines = Lines::default();
+        let observe = Observe::logging_to(AccessLog::Json, lines.clone());
+        (Self::observed(observe, table, Limits::default(), http()), lines)
+    }
+
+    fn observed(observe: Arc<Observe>, table: Table, limits: Limits, spec: ListenerSpec) -> Self {
         let policy = AddressPolicy { allow_loopback: true, ..AddressPolicy::default() };
         let addresses = Arc::new(ArcSwap::from_pointee(policy));
         let settings = Settings { workers: 2, limits, allow_dev_identity: false };
@@ -157,6 +168,32 @@ impl Rig {
 
     pub(crate) async fn h2(&self) -> H2 {
         h2(self.connect().await).await
+    }
+}
+
+/// What the access log has written.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// The next line, taken out.
+    pub(crate) async fn next(&self) -> serde_json::Value {
+        until("a line is written", || self.0.lock().contains(&b'\n')).await;
+        let mut bytes = self.0.lock();
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+        let line: Vec<u8> = bytes.drain(..=end).collect();
+        serde_json::from_slice(&line).unwrap()
     }
 }
 

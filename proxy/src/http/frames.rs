@@ -1,0 +1,161 @@
+//! Walks the frames of an HTTP/2 connection as their bytes pass: h2 tells neither that a header block has begun and does not
+//! end, nor that it refused a stream. A few operations for each frame, none for the bytes of its payload.
+
+/// Length of a frame's head (RFC 9113 4.1).
+const HEAD: usize = 9;
+/// What a client sends before its first frame (RFC 9113 3.4).
+const PREFACE: usize = 24;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+const REFUSED_STREAM: u32 = 7;
+
+/// Where one direction stands.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Of the present frame's head, and the code of a reset.
+    seen: [u8; HEAD + 4],
+    have: usize,
+    /// What is left of the present payload.
+    left: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    /// Of a reset.
+    code: u32,
+}
+
+impl Frames {
+    /// Calls `begun` for each frame whose head is complete.
+    fn feed(&mut self, mut bytes: &[u8], mut begun: impl FnMut(Frame)) {
+        while !bytes.is_empty() {
+            let count = self.left.min(bytes.len());
+            self.left -= count;
+            bytes = bytes.get(count..).unwrap_or_default();
+            while self.left == 0
+                && let Some((byte, rest)) = bytes.split_first()
+            {
+                bytes = rest;
+                if let Some(frame) = self.push(*byte) {
+                    begun(frame);
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, byte: u8) -> Option<Frame> {
+        if let Some(place) = self.seen.get_mut(self.have) {
+            *place = byte;
+        }
+        self.have += 1;
+        let [high, middle, low, kind, flags, _, _, _, _, a, b, c, d] = self.seen;
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        let is_reset = kind == RST_STREAM && length == 4;
+        if self.have < if is_reset { HEAD + 4 } else { HEAD } {
+            return None;
+        }
+        self.have = 0;
+        self.left = if is_reset { 0 } else { length };
+        Some(Frame { kind, flags, code: u32::from_be_bytes([a, b, c, d]) })
+    }
+
+    fn is_between(&self) -> bool {
+        self.have == 0 && self.left == 0
+    }
+}
+
+/// What a client sends.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    frames: Frames,
+    /// The present frame, or the last one, belongs to a header block.
+    heading: bool,
+    /// Frames of the present header block are to come.
+    more: bool,
+}
+
+impl Inbound {
+    /// Before the preface.
+    pub(super) fn new() -> Self {
+        Self { frames: Frames { left: PREFACE, ..Frames::default() }, heading: false, more: false }
+    }
+
+    /// Looks at bytes; says whether they end within a header block.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> bool {
+        let (heading, more) = (&mut self.heading, &mut self.more);
+        self.frames.feed(bytes, |frame| {
+            *heading = matches!(frame.kind, HEADERS | CONTINUATION);
+            if *heading {
+                *more = frame.flags & END_HEADERS == 0;
+            }
+        });
+        self.more || self.frames.have > 0 || (self.heading && !self.frames.is_between())
+    }
+
+    /// Whether the present header block goes on in a CONTINUATION frame.
+    pub(super) fn in_continuation(&self) -> bool {
+        self.more
+    }
+}
+
+/// What we send.
+#[derive(Debug, Default)]
+pub(super) struct Outbound(Frames);
+
+impl Outbound {
+    /// Looks at bytes; gives the number of streams that they refuse.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> usize {
+        let mut refused = 0;
+        self.0.feed(bytes, |frame| {
+            refused += usize::from(frame.kind == RST_STREAM && frame.code == REFUSED_STREAM);
+        });
+        refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).expect("short");
+        [&[0, 0, length, kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    #[test]
+    fn a_header_block_is_open_until_its_last_byte() {
+        let mut inbound = Inbound::new();
+        assert!(!inbound.feed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+        assert!(!inbound.feed(&frame(4, 0, &[0; 6])), "SETTINGS");
+        let (headers, last) = (frame(HEADERS, 0, b"abc"), frame(CONTINUATION, END_HEADERS, b"de"));
+        assert!(inbound.feed(&headers));
+        assert!(inbound.feed(&last[..10]));
+        assert!(!inbound.feed(&last[10..]));
+        let data = frame(0, 0, b"body");
+        assert!(inbound.feed(&data[..3]), "what kind of frame begins is not known yet");
+        assert!(!inbound.feed(&data[3..11]), "the rest of a body may take its time");
+        assert!(!inbound.feed(&data[11..]));
+    }
+
+    proptest! {
+        #[test]
+        fn refusals_are_counted_however_the_bytes_are_cut(cuts in prop::collection::vec(1..7_usize, 0..60)) {
+            let refused = frame(RST_STREAM, 0, &7_u32.to_be_bytes());
+            let cancelled = frame(RST_STREAM, 0, &8_u32.to_be_bytes());
+            let all = [frame(0, 0, &refused), refused.clone(), cancelled, frame(4, 1, &[]), refused].concat();
+            let (mut outbound, mut rest, mut count) = (Outbound::default(), &all[..], 0);
+            for cut in cuts {
+                let (now, later) = rest.split_at(cut.min(rest.len()));
+                count += outbound.feed(now);
+                rest = later;
+            }
+            prop_assert_eq!(count + outbound.feed(rest), 2);
+        }
+    }
+}

@@ -179,12 +179,8 @@ impl<R: Router> Exchange<R> {
     fn bounded(&self, fields: &HeaderMap) -> Result<(), Answer> {
         let worker = &self.conn.worker;
         let limits = &worker.shared.limits;
-        // RFC 9113 6.5.2: what a field counts for.
-        let bytes =
-            |(name, value): (&header::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
-        let small = self.version != Version::HTTP_2
-            || self.path.len() + fields.iter().map(bytes).sum::<usize>() <= limits.max_header_bytes;
-        if small && fields.len() <= limits.max_headers {
+        let bytes = if self.version == Version::HTTP_2 { framing::bytes(&self.path, fields) } else { 0 };
+        if bytes <= limits.max_header_bytes && fields.len() <= limits.max_headers {
             return Ok(());
         }
         worker.observe.count(Counter::HeadersTooLarge);
@@ -381,11 +377,7 @@ impl<R: Router> Drop for Exchange<R> {
             method: self.method.as_str(),
             authority: &outcome.authority,
             path: &self.path,
-            protocol: match self.version {
-                Version::HTTP_2 => "HTTP/2",
-                Version::HTTP_10 => "HTTP/1.0",
-                _ => "HTTP/1.1",
-            },
+            protocol: framing::protocol(self.version),
             status: outcome.status,
             grpc_status: outcome.grpc_status,
             reason: if vanished { self.cause() } else { outcome.reason.clone() },

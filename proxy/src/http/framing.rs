@@ -70,6 +70,22 @@ pub fn request(version: Version, headers: &HeaderMap) -> Result<(), Reject> {
     }
 }
 
+/// Size of a head as HTTP/2 counts it (RFC 9113 6.5.2), its target taken for all pseudo fields.
+pub(super) fn bytes(target: &str, fields: &HeaderMap) -> usize {
+    let size = |name: &str, value: usize| name.len() + value + 32;
+    let fields = fields.iter().map(|(name, value)| size(name.as_str(), value.len()));
+    size(":path", target.len()) + fields.sum::<usize>()
+}
+
+/// The protocol's name in the access log.
+pub(super) fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
 /// Host and port of a request, lower case: the target's if it is absolute, otherwise the one Host field.
 pub fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<String, Reject> {
     let mut hosts = headers.get_all(header::HOST).iter();

@@ -17,7 +17,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, oneshot};
 
 use crate::{
     Reason,
@@ -261,17 +261,29 @@ impl<R: Router> Server<R> {
         };
         let cut = left + self.shared.cut.load(Relaxed);
         let threads: Vec<_> = self.workers.iter().filter_map(WorkerHandle::stop).collect();
-        let joined = tokio::task::spawn_blocking(|| threads.into_iter().for_each(joined));
-        if tokio::time::timeout(GRACE, joined).await.is_err() {
+        if tokio::time::timeout(GRACE, joined(threads)).await.is_err() {
             tracing::error!("a worker is stuck; its connections end with the process");
         }
         if cut == 0 { Drained::Clean } else { Drained::Cut(cut) }
     }
 }
 
-/// Waits for a worker's end: what runs on it is dropped, and has written its record then.
-fn joined(worker: std::thread::JoinHandle<()>) {
-    if worker.join().is_err() {
-        tracing::error!("a worker has panicked");
+/// Waits for the workers' ends: what runs on them is dropped, and has written its record then. On a thread of its own: a
+/// runtime does not end before its blocking tasks, and a stuck worker must not keep the process.
+async fn joined(workers: Vec<std::thread::JoinHandle<()>>) {
+    let (done, wait) = oneshot::channel::<()>();
+    let join = move || {
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker has panicked");
+            }
+        }
+        drop(done);
+    };
+    match std::thread::Builder::new().name("workers-end".to_owned()).spawn(join) {
+        Ok(_detached) => {
+            let _dropped_when_done = wait.await;
+        }
+        Err(error) => tracing::warn!(%error, "the workers' ends are not waited for"),
     }
 }

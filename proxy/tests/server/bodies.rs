@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use http::Request;
 use http_body_util::BodyExt as _;
-use proxy::{limits::Limits, observe::Counter};
+use proxy::{
+    limits::Limits,
+    observe::Counter,
+    upstream::{RetryOn, RetryPolicy},
+};
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 use super::support::*;
@@ -94,6 +98,17 @@ async fn an_answer_that_does_not_come_is_a_504() {
     assert_eq!(response.status(), 504);
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(rig.total(Counter::UpstreamTimeout), 1);
+}
+
+#[tokio::test]
+async fn each_try_may_have_a_limit_of_its_own() {
+    let mut table = Table::new(upstream().await);
+    let on = vec![RetryOn::ServerError];
+    table.routes[0].retry = RetryPolicy { on, tries: 1, per_try: Some(Duration::from_millis(100)) };
+    let rig = Rig::start(table);
+    let response = rig.h1().await.send_request(get("/never")).await.unwrap();
+    assert_eq!(response.status(), 504);
+    assert_eq!((rig.total(Counter::Retries), rig.total(Counter::UpstreamTimeout)), (1, 2));
 }
 
 #[tokio::test]

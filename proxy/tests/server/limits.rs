@@ -38,6 +38,11 @@ async fn an_idle_connection_is_closed() {
     assert_eq!(rig.total(Counter::IdleTimeout), 1);
     rig.raw(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(rig.total(Counter::IdleTimeout), 2);
+    let mut table = Table::new(upstream().await);
+    table.policy.idle_timeout = Some(Duration::from_millis(200));
+    let rig = Rig::start(table);
+    rig.raw(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(rig.total(Counter::IdleTimeout), 1, "the table's own wins");
 }
 
 #[tokio::test]

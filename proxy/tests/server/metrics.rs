@@ -1,10 +1,18 @@
 //! `/metrics` and the access log, as others read them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
-use proxy::observe::{
-    Counter, Gauge,
-    names::{self, Metric},
+use proxy::{
+    ConnMeta, Reason,
+    observe::{
+        AccessLog, Counter, Gauge, Observe, Record,
+        names::{self, Metric},
+    },
+    route::Dice,
+    upstream::Attempts,
 };
 
 use super::support::*;
@@ -138,4 +146,53 @@ async fn an_access_line_has_the_keys_of_the_contract_and_no_other() {
         ("test/rule".into(), "upstream".into(), "example.org".into())
     );
     assert_eq!((&line["status"], &line["attempts"]), (&200.into(), &1.into()));
+}
+
+/// A pipe that nobody reads, until it is told to.
+struct Blocked(std::sync::mpsc::Receiver<()>);
+
+impl std::io::Write for Blocked {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _unblocked = self.0.recv();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_blocked_access_log_costs_lines_and_nobody_waits() {
+    let (unblock, blocked) = std::sync::mpsc::channel();
+    let observe = Observe::logging_to(AccessLog::Json, Blocked(blocked));
+    let worker = observe.worker();
+    let addr = "127.0.0.1:1".parse().unwrap();
+    let conn = ConnMeta::new("http".into(), 80, addr, addr);
+    let record = Record {
+        conn: &conn,
+        method: "GET",
+        authority: "a",
+        path: "/",
+        protocol: "HTTP/1.1",
+        status: 200,
+        grpc_status: None,
+        reason: Reason::OK,
+        duration: Duration::ZERO,
+        bytes_in: 0,
+        bytes_out: 0,
+        client: addr,
+        route: "",
+        cluster: "",
+        attempts: &Attempts::default(),
+        dice: Dice::new(0),
+        request_id: "",
+        trace_id: "",
+    };
+    let started = Instant::now();
+    while observe.total(Counter::AccessLogDropped) == 0 {
+        worker.record(&record);
+        assert!(started.elapsed() < Duration::from_secs(20), "nothing is dropped");
+    }
+    drop(unblock);
 }

@@ -78,3 +78,45 @@ impl ChainCache {
         known.insert(peer.hash, (peer, until));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn peer(number: usize) -> Arc<PeerId> {
+        let chain: Arc<[_]> = Arc::from([CertificateDer::from(number.to_be_bytes().to_vec())]);
+        Arc::new(PeerId {
+            spiffe_id: None,
+            verified: true,
+            hash: ChainHash::of(&chain),
+            chain,
+            serial: String::new(),
+            not_after: SystemTime::UNIX_EPOCH,
+        })
+    }
+
+    #[test]
+    fn chains_that_are_cut_differently_have_different_hashes() {
+        let cut = |parts: &[&[u8]]| {
+            let chain: Vec<_> = parts.iter().map(|part| CertificateDer::from(part.to_vec())).collect();
+            ChainHash::of(&chain)
+        };
+        assert_ne!(cut(&[b"ab", b"c"]), cut(&[b"a", b"bc"]));
+        assert_eq!(cut(&[b"ab", b"c"]), cut(&[b"ab", b"c"]));
+    }
+
+    #[test]
+    fn strangers_do_not_make_it_grow_without_bound() {
+        let (cache, now) = (ChainCache::default(), SystemTime::UNIX_EPOCH);
+        let until = now + Duration::from_secs(1);
+        for number in 0..CAPACITY {
+            cache.insert(peer(number), until);
+        }
+        assert!(cache.get(&peer(0).hash, now).is_some(), "full, and nothing is lost");
+        cache.insert(peer(CAPACITY), until);
+        assert!(cache.get(&peer(0).hash, now).is_none());
+        assert!(cache.get(&peer(CAPACITY).hash, now).is_some());
+    }
+}

@@ -294,17 +294,13 @@ pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certi
 
 /// Upper-case hexadecimal without separators or a sign octet.
 pub(crate) fn serial(cert: &X509Certificate<'_>) -> String {
-    use std::fmt::Write as _;
     let raw = cert.raw_serial();
     let raw = match raw {
         [0, rest @ ..] if !rest.is_empty() => rest,
         _ => raw,
     };
-    raw.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02X}");
-        text
-    })
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default().to_ascii_uppercase();
+    raw.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 pub(crate) fn time(at: x509_parser::time::ASN1Time) -> SystemTime {

@@ -121,3 +121,80 @@ fn read_crls(message: &X509svidResponse) -> Option<Vec<CertificateRevocationList
     };
     message.crl.iter().map(read).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::LazyLock, time::Duration};
+
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    use super::*;
+    use crate::dev::Ca;
+
+    const ID: &str = "spiffe://td/a";
+
+    static VALID: LazyLock<X509svidResponse> = LazyLock::new(|| {
+        let ca = Ca::new("td").expect("ca");
+        let minted = ca.mint(ID, Duration::from_hours(1)).expect("svid");
+        let svid = X509svid {
+            spiffe_id: ID.to_owned(),
+            x509_svid: minted.certificate.to_vec().into(),
+            x509_svid_key: minted.key_der().to_vec().into(),
+            bundle: ca.certificate().to_vec().into(),
+            hint: "internal".to_owned(),
+        };
+        let other = Ca::new("other").expect("ca").certificate().to_vec();
+        X509svidResponse {
+            svids: vec![svid],
+            federated_bundles: [("spiffe://other".to_owned(), other.into())].into(),
+            ..X509svidResponse::default()
+        }
+    });
+
+    #[test]
+    fn a_valid_message_is_read_whole() {
+        let (material, left_out) = read(&VALID, SystemTime::now()).expect("valid");
+        assert_eq!((material.own.len(), left_out), (1, Vec::new()));
+        let Some(Trust::Spiffe(bundles)) = material.trust.as_deref() else { panic!("bundles") };
+        let domains: Vec<_> = bundles.keys().map(TrustDomain::as_str).collect();
+        assert_eq!(domains, ["other", "td"]);
+    }
+
+    proptest! {
+        /// Whatever became of the bytes of one field: no panic, and never an identity that the message does not name.
+        #[test]
+        fn any_message_is_read_or_discarded(
+            field in 0..6_usize,
+            changes in vec((any::<Index>(), any::<u8>()), 0..4),
+            rest in vec(any::<u8>(), 0..20),
+        ) {
+            let mut message = VALID.clone();
+            let svid = &mut message.svids[0];
+            let change = |bytes: &bytes::Bytes| {
+                let mut bytes = bytes.to_vec();
+                let len = bytes.len();
+                for (at, byte) in &changes {
+                    bytes[at.index(len)] = *byte;
+                }
+                bytes.extend(&rest);
+                bytes::Bytes::from(bytes)
+            };
+            match field {
+                0 => svid.x509_svid = change(&svid.x509_svid),
+                1 => svid.x509_svid_key = change(&svid.x509_svid_key),
+                2 => svid.bundle = change(&svid.bundle),
+                3 => svid.spiffe_id = String::from_utf8_lossy(&change(&ID.into())).into_owned(),
+                4 => message.crl = vec![change(&svid.bundle)],
+                _ => {
+                    let bundles = message.federated_bundles.values_mut();
+                    bundles.for_each(|bundle| *bundle = change(bundle));
+                }
+            }
+            let named = message.svids[0].spiffe_id.clone();
+            if let Ok((material, _)) = read(&message, SystemTime::now()) {
+                let ids: Vec<_> = material.own.iter().map(|own| own.spiffe_id.as_ref().map(ToString::to_string)).collect();
+                prop_assert_eq!(ids, [Some(named)]);
+            }
+        }
+    }
+}

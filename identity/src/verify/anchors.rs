@@ -13,7 +13,7 @@ const MAX_CANDIDATES: usize = 8;
 /// One trust anchor with what choosing it needs.
 #[derive(Debug)]
 pub(super) struct Anchor {
-    anchor: TrustAnchor<'static>,
+    root: TrustAnchor<'static>,
     subject: Vec<u8>,
     key_id: Option<Vec<u8>>,
     /// A CA that may sign. Others stay, so that a chain below one is told why it is refused.
@@ -71,7 +71,7 @@ impl Anchors {
         };
         fitting.sort_by_key(|anchor| !named(anchor));
         fitting.truncate(MAX_CANDIDATES);
-        Candidates::Some(fitting.into_iter().map(|anchor| anchor.anchor.clone()).collect())
+        Candidates::Some(fitting.into_iter().map(|anchor| anchor.root.clone()).collect())
     }
 
     /// Whether the anchors of this name and key constrain URIs.
@@ -91,8 +91,8 @@ impl Anchors {
 
     fn same<'a>(&'a self, used: &'a TrustAnchor<'_>) -> impl Iterator<Item = &'a Anchor> {
         self.0.iter().filter(|anchor| {
-            anchor.anchor.subject_public_key_info == used.subject_public_key_info
-                && anchor.anchor.subject == used.subject
+            anchor.root.subject_public_key_info == used.subject_public_key_info
+                && anchor.root.subject == used.subject
         })
     }
 }
@@ -100,11 +100,11 @@ impl Anchors {
 impl Anchor {
     fn new(der: &CertificateDer<'static>) -> Option<Self> {
         let cert = parse(der)?;
-        let mut anchor = webpki::anchor_from_trusted_cert(der).ok()?.to_owned();
+        let mut root = webpki::anchor_from_trusted_cert(der).ok()?.to_owned();
         let (uris, only_uris) = UriConstraints::read(&cert);
         if only_uris {
             // Ours to evaluate; a mix with other kinds stays with webpki, which fails closed.
-            anchor.name_constraints = None;
+            root.name_constraints = None;
         }
         Some(Self {
             subject: cert.subject().as_raw().to_vec(),
@@ -113,7 +113,7 @@ impl Anchor {
             key_id: subject_key_id(&cert).map(<[u8]>::to_vec),
             not_before: time(cert.validity().not_before),
             not_after: time(cert.validity().not_after),
-            anchor,
+            root,
             uris,
         })
     }

@@ -54,7 +54,7 @@ failures! {
     LeafIsCa = "peer_leaf_is_ca",
     /// the leaf may sign certificates or CRLs.
     LeafMaySign = "peer_leaf_may_sign",
-    /// KeyUsage without digitalSignature.
+    /// `KeyUsage` without digitalSignature.
     NoDigitalSignature = "peer_no_digital_signature",
     /// an extended key usage that does not fit the role.
     Purpose = "peer_wrong_purpose",

@@ -5,28 +5,50 @@ use std::time::{Duration, SystemTime};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key},
+    crypto::{verify_tls12_signature, verify_tls13_signature},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use webpki::RawPublicKeyEntity;
 
 use super::{PeerVerifier, Role, failure::to_rustls};
 use crate::{ClientAuth, material::parse};
 
 impl PeerVerifier {
+    /// The signature of a handshake. X.509 v1 certificates, as `openssl x509 -req` makes them, are unknown to webpki: where
+    /// nobody is verified they are let through, as Envoy does, if the peer has their key.
     fn check_signature(
         &self,
         verified: Result<HandshakeSignatureValid, rustls::Error>,
-        raw: impl FnOnce() -> Option<Result<HandshakeSignatureValid, rustls::Error>>,
+        (message, cert, dss): (&[u8], &CertificateDer<'_>, &DigitallySignedStruct),
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        match verified {
-            // X.509 v1 certificates, as `openssl x509 -req` makes them, are unknown to webpki. Where nobody is verified
-            // they are let through, as Envoy does.
-            Err(_unreadable) if !self.verifies() => {
-                raw().unwrap_or_else(|| Ok(HandshakeSignatureValid::assertion()))
+        verified.or_else(|error| {
+            if !self.verifies() && self.signed_by(cert, message, dss).is_some() {
+                Ok(HandshakeSignatureValid::assertion())
+            } else {
+                Err(error)
             }
-            other => other,
-        }
+        })
+    }
+
+    /// Whether a message was signed with the key of a certificate of any version.
+    fn signed_by(
+        &self,
+        cert: &CertificateDer<'_>,
+        message: &[u8],
+        dss: &DigitallySignedStruct,
+    ) -> Option<()> {
+        let key = SubjectPublicKeyInfoDer::from(parse(cert)?.public_key().raw.to_vec());
+        let key = RawPublicKeyEntity::try_from(&key).ok()?;
+        let (_, algorithms) = self
+            .provider
+            .signature_verification_algorithms
+            .mapping
+            .iter()
+            .find(|(scheme, _)| *scheme == dss.scheme)?;
+        algorithms
+            .iter()
+            .find_map(|algorithm| key.verify_signature(*algorithm, message, dss.signature()).ok())
     }
 }
 
@@ -51,7 +73,7 @@ impl ServerCertVerifier for PeerVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        self.check_signature(verify_tls12_signature(message, cert, dss, algorithms), || None)
+        self.check_signature(verify_tls12_signature(message, cert, dss, algorithms), (message, cert, dss))
     }
 
     fn verify_tls13_signature(
@@ -61,9 +83,7 @@ impl ServerCertVerifier for PeerVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        self.check_signature(verify_tls13_signature(message, cert, dss, algorithms), || {
-            raw_key(cert).map(|key| verify_tls13_signature_with_raw_key(message, &key, dss, algorithms))
-        })
+        self.check_signature(verify_tls13_signature(message, cert, dss, algorithms), (message, cert, dss))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -72,10 +92,6 @@ impl ServerCertVerifier for PeerVerifier {
 }
 
 impl ClientCertVerifier for PeerVerifier {
-    fn offer_client_auth(&self) -> bool {
-        self.client_auth != ClientAuth::Off
-    }
-
     fn client_auth_mandatory(&self) -> bool {
         self.client_auth == ClientAuth::Required
     }
@@ -124,8 +140,4 @@ fn chain_of<'a>(leaf: &CertificateDer<'a>, intermediates: &[CertificateDer<'a>])
 
 fn system_time(now: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs())
-}
-
-fn raw_key(cert: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
-    parse(cert).map(|cert| SubjectPublicKeyInfoDer::from(cert.public_key().raw.to_vec()))
 }

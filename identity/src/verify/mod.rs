@@ -9,6 +9,8 @@ mod handshake;
 pub(crate) mod leaf;
 mod path;
 mod revocation;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod verifier;
 

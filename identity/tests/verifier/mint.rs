@@ -12,7 +12,7 @@ use identity::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SigningKey,
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
@@ -69,6 +69,24 @@ impl Authority {
 }
 
 impl Leaf {
+    /// The same as X.509 v1, as `openssl x509 -req` makes it: without version and extensions, signed by its own key.
+    pub(crate) fn v1(&self) -> Cert {
+        let (certificate, _) = elements(&self.cert).next().expect("a sequence");
+        let parts: Vec<_> = elements(certificate).collect();
+        let (tbs, algorithm) = (parts[0].0, parts[1].1);
+        let fields: Vec<_> = elements(tbs).map(|(_, whole)| whole).collect();
+        let tbs = tlv(0x30, &fields[1..7].concat());
+        let signature = SigningKey::sign(&self.key, &tbs).expect("signature");
+        let signature = tlv(0x03, &[&[0], signature.as_slice()].concat());
+        tlv(0x30, &[tbs.as_slice(), algorithm, &signature].concat()).into()
+    }
+
+    /// Its key, for a server that presents what we would refuse to present.
+    pub(crate) fn key(&self) -> Arc<dyn rustls::sign::SigningKey> {
+        let key = PrivateKeyDer::try_from(self.key.serialized_der()).expect("pkcs8");
+        rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("key")
+    }
+
     pub(crate) fn credential(&self) -> Credential {
         let key = PrivateKeyDer::try_from(self.key.serialized_der()).expect("pkcs8");
         Credential::new("test", vec![self.cert.clone()], &key, SystemTime::now()).expect("credential")
@@ -112,6 +130,21 @@ pub(crate) fn uri(text: &str) -> SanType {
 
 pub(crate) fn dns(text: &str) -> SanType {
     SanType::DnsName(text.try_into().expect("ascii"))
+}
+
+/// The DER values in some bytes: content, and whole.
+fn elements(mut der: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, length) = match *der.get(1..)? {
+            [length @ 0..0x80, ..] => (2, usize::from(length)),
+            [0x81, length, ..] => (3, usize::from(length)),
+            [0x82, high, low, ..] => (4, usize::from(u16::from_be_bytes([high, low]))),
+            _ => return None,
+        };
+        let (whole, rest) = der.split_at(header + length);
+        der = rest;
+        Some((&whole[header..], whole))
+    })
 }
 
 /// One DER value.
@@ -169,24 +202,41 @@ pub(crate) fn client(
     identity: Option<Arc<Source>>,
     crl: Option<Arc<Source>>,
 ) -> Arc<ClientProfile> {
+    client_of(verify, identity, crl, Versions::ALL)
+}
+
+pub(crate) fn client_of(
+    verify: Verify,
+    identity: Option<Arc<Source>>,
+    crl: Option<Arc<Source>>,
+    versions: Versions,
+) -> Arc<ClientProfile> {
     ClientProfile::new(ClientSpec {
         identity,
         hint: None,
         verify,
         crl,
         alpn: Vec::new(),
-        versions: Versions::ALL,
+        versions,
         cipher_suites: Vec::new(),
         groups: Vec::new(),
     })
 }
 
 pub(crate) fn server(verify: Verify, identity: Arc<Source>) -> Arc<ServerProfile> {
+    server_with(verify, identity, ClientAuth::Required)
+}
+
+pub(crate) fn server_with(
+    verify: Verify,
+    identity: Arc<Source>,
+    client_auth: ClientAuth,
+) -> Arc<ServerProfile> {
     let spec = ServerSpec {
         name: "test".into(),
         identity,
         hint: None,
-        client_auth: ClientAuth::Required,
+        client_auth,
         verify: Some(verify),
         crl: None,
         alpn: Vec::new(),

@@ -62,3 +62,55 @@ fn an_unverified_peer_satisfies_no_rule_but_anyone() {
     let peer = other.peer(&[stranger]).expect("verified");
     assert_eq!(names.check(Some(&peer)).expect_err("another name").code, "peer_name_mismatch");
 }
+
+/// The peer as proved under the bundle of its trust domain.
+fn proved(id: &str) -> std::sync::Arc<identity::PeerId> {
+    let root = Authority::root("root");
+    let domain = id.split('/').nth(2).expect("a trust domain");
+    crate::mint::judge_under(spiffe(&[(domain, &[&root.cert])]), &[root.svid(id).cert]).expect("proved")
+}
+
+fn code(rule: &PeerRule, id: &str) -> &'static str {
+    rule.check(Some(&proved(id))).err().map_or("", |denied| denied.code)
+}
+
+#[test]
+fn a_trust_domain_means_its_workloads_and_not_spire_itself() {
+    let td = |name| identity::TrustDomain::new(name).expect("trust domain");
+    let rule = PeerRule::Spiffe { ids: Vec::new(), trust_domains: vec![td("td"), td("other")] };
+    for id in [ID, "spiffe://other/a"] {
+        assert_eq!(code(&rule, id), "", "{id}");
+    }
+    for id in ["spiffe://third/a", "spiffe://td/spire/agent/x", "spiffe://td/spire"] {
+        assert_eq!(code(&rule, id), "peer_id_mismatch", "{id}");
+    }
+}
+
+#[test]
+fn the_own_trust_domain_is_that_of_the_svid_of_the_moment() {
+    let own = identity::Source::new(identity::SourceRef::new("spiffe"));
+    let rule = PeerRule::OwnTrustDomain(std::sync::Arc::clone(&own));
+    assert_eq!(code(&rule, ID), "identity_unavailable");
+    let root = Authority::root("root");
+    own.publish(Material { own: vec![root.svid(ID).credential().into()], trust: None });
+    assert_eq!(code(&rule, "spiffe://td/any"), "");
+    assert_eq!(code(&rule, "spiffe://td/spire/server"), "peer_id_mismatch");
+    assert_eq!(code(&rule, "spiffe://other/any"), "peer_id_mismatch");
+    own.publish(Material { own: vec![root.svid("spiffe://other/web").credential().into()], trust: None });
+    assert_eq!(code(&rule, "spiffe://other/any"), "");
+    assert_eq!(rule.to_string(), "a workload of our own trust domain");
+}
+
+#[test]
+fn a_rule_says_whom_it_means() {
+    let rule = PeerRule::Spiffe {
+        ids: vec!["spiffe://td/a/*".parse().expect("pattern"), ID.parse().expect("id")],
+        trust_domains: vec![identity::TrustDomain::new("other").expect("trust domain")],
+    };
+    assert_eq!(rule.to_string(), "spiffe://td/a/* or spiffe://td/web or spiffe://other/**");
+    let names = ["a.example", "b.example"].map(|name| name.to_owned().try_into().expect("name"));
+    assert_eq!(PeerRule::Names(names.to_vec()).to_string(), "a.example or b.example");
+    assert_eq!(PeerRule::Anyone.to_string(), "anyone");
+    let denied = rule.check(Some(&proved("spiffe://td/b"))).expect_err("another");
+    assert_eq!(denied.to_string(), format!("the peer is spiffe://td/b, expected {rule}"));
+}

@@ -159,7 +159,13 @@ fn x11_a_spiffe_id_of_an_intermediate_has_no_path() {
     assert!(judge(&root, &[named.svid(ID).cert, named.cert.clone()]).is_ok());
     let workload =
         root.intermediate("workload", |params| params.subject_alt_names = vec![uri("spiffe://td/ca")]);
-    assert_eq!(refused(judge(&root, &[workload.svid(ID).cert, workload.cert.clone()])), F::IssuerId);
+    let chain = [workload.svid(ID).cert, workload.cert.clone()];
+    assert_eq!(refused(judge(&root, &chain)), F::IssuerId);
+    assert!(judge_web(&root, &chain).is_ok(), "web PKI knows no such rule");
+    for bad in ["spiffe://t%64", "spiffe:td", "spiffe://"] {
+        let wrong = root.intermediate("wrong", |params| params.subject_alt_names = vec![uri(bad)]);
+        assert_eq!(refused(judge(&root, &[wrong.svid(ID).cert, wrong.cert.clone()])), F::IssuerId, "{bad}");
+    }
 }
 
 #[test]
@@ -231,6 +237,38 @@ fn x13_subdomains_of_a_uri_constraint() {
     assert_eq!(under("a.example.org"), Ok(()));
     assert_eq!(under("example.org"), Err(F::NameConstraint));
     assert_eq!(under("badexample.org"), Err(F::NameConstraint));
+    assert_eq!(under(".example.org"), Err(F::NameConstraint), "no label before the dot");
+}
+
+#[test]
+fn x13_constraints_hold_for_the_hosts_of_web_uris_without_case() {
+    let root = Authority::root_with("constrained", |params| {
+        params.custom_extensions = vec![constraints(0xa1, &[(0x86, "example.org")])];
+    });
+    let under = |text: &str| {
+        let leaf = root.leaf(|params| params.subject_alt_names = vec![uri(text)]);
+        judge_web(&root, &[leaf.cert]).map(drop)
+    };
+    for good in ["https://other.org/x", "https://other.org:8443", "https://user@other.org?q"] {
+        assert_eq!(under(good), Ok(()), "{good}");
+    }
+    for excluded in ["https://example.org", "https://EXAMPLE.org:1/x", "https://a@example.org#f"] {
+        assert_eq!(under(excluded), Err(F::NameConstraint), "{excluded}");
+    }
+    for hostless in ["urn:uuid:1", "https:///x", "https://[::1]/x", "https://:80"] {
+        assert_eq!(under(hostless), Err(F::NameConstraint), "{hostless}: RFC 5280 refuses what has no name");
+    }
+}
+
+#[test]
+fn x13_the_constraints_of_another_anchor_of_the_same_name_mean_nothing() {
+    let narrow = Authority::root_with("same", |params| {
+        params.custom_extensions = vec![constraints(0xa0, &[(0x86, "other")])];
+    });
+    let (wide, leaf) = (Authority::root("same"), |by: &Authority| by.svid(ID).cert);
+    let both = || spiffe(&[("td", &[&narrow.cert, &wide.cert])]);
+    assert!(judge_under(both(), &[leaf(&wide)]).is_ok());
+    assert_eq!(refused(judge_under(both(), &[leaf(&narrow)])), F::NameConstraint);
 }
 
 #[test]

@@ -42,9 +42,10 @@ fn near_pem() -> impl Strategy<Value = Vec<u8>> {
     let label =
         prop::sample::select(vec!["CERTIFICATE", "PRIVATE KEY", "EC PRIVATE KEY", "X509 CRL", "-----"]);
     let broken = (any::<bool>(), vec((any::<Index>(), any::<u8>()), 0..4)).prop_map(|(key, changes)| {
-        let (label, mut der) = match key {
-            true => ("PRIVATE KEY", PAIR.1.key_der().to_vec()),
-            false => ("CERTIFICATE", PAIR.1.certificate.to_vec()),
+        let (label, mut der) = if key {
+            ("PRIVATE KEY", PAIR.1.key_der().to_vec())
+        } else {
+            ("CERTIFICATE", PAIR.1.certificate.to_vec())
         };
         let len = der.len();
         for (at, byte) in changes {
@@ -128,7 +129,7 @@ proptest! {
         ]
         .into();
         let (own, _) = read("it", Usage::Identity, &data, SystemTime::now()).expect("a pair");
-        prop_assert_eq!(&own.own[0].chain, &[pair.certificate.clone()]);
+        prop_assert_eq!(own.own[0].chain.as_slice(), std::slice::from_ref(&pair.certificate));
         let (trust, _) = read("it", Usage::Trust, &data, SystemTime::now()).expect("a CA");
         prop_assert!(matches!(trust.trust.as_deref(), Some(Trust::Roots(roots)) if roots.authorities == [ca.certificate().clone()]));
     }

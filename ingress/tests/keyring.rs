@@ -10,7 +10,12 @@ use std::{
 };
 
 use identity::{Source, SourceRef, SourceStatus, source::files::Files};
-use ingress::keyring::{DELETION_GRACE, KeyRef, Keyring, Keys as _, Usage};
+use ingress::{
+    compile::{CompileSettings, Input, compile, wants},
+    keyring::{DELETION_GRACE, KeyRef, Keyring, Keys as _, Usage},
+    publish::Publisher,
+};
+use proxy::upstream::{Cluster, Clusters, Transport};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use resource::Document;
 
@@ -57,7 +62,7 @@ fn wanted(usage: Usage) -> KeyRef {
 
 /// A keyring with one wanted reference and a clock of its own.
 struct Ring {
-    ring: Keyring,
+    keyring: Keyring,
     key: KeyRef,
     now: SystemTime,
 }
@@ -67,12 +72,12 @@ impl Ring {
         Self::of(key, Keyring::default())
     }
 
-    fn of(key: KeyRef, ring: Keyring) -> Self {
-        Self { ring, key, now: SystemTime::now() }
+    fn of(key: KeyRef, keyring: Keyring) -> Self {
+        Self { keyring, key, now: SystemTime::now() }
     }
 
     fn update(&mut self, documents: &[Arc<Document>]) {
-        self.ring.update(&BTreeSet::from([self.key.clone()]), documents, self.now);
+        self.keyring.update(&BTreeSet::from([self.key.clone()]), documents, self.now);
     }
 
     fn later(&mut self, documents: &[Arc<Document>], after: Duration) {
@@ -81,11 +86,11 @@ impl Ring {
     }
 
     fn find(&self) -> Result<SourceRef, &'static str> {
-        self.ring.find(&self.key).map_err(|problem| problem.code)
+        self.keyring.find(&self.key).map_err(|problem| problem.code)
     }
 
     fn source(&self) -> Arc<Source> {
-        let sources = self.ring.sources();
+        let sources = self.keyring.sources();
         assert_eq!(sources.len(), 1);
         sources.into_iter().next().expect("one source")
     }
@@ -226,10 +231,10 @@ fn what_is_not_wanted_any_longer_is_let_go() {
     let mut ring = Ring::new(wanted(Usage::Identity));
     ring.update(&tls(&pair(|_| {})));
     let name = ring.find().expect("usable");
-    assert!(ring.ring.source(&name).is_some());
-    ring.ring.update(&BTreeSet::new(), &[], ring.now);
-    assert!(ring.ring.source(&name).is_none());
-    assert!(ring.ring.sources().is_empty());
+    assert!(ring.keyring.source(&name).is_some());
+    ring.keyring.update(&BTreeSet::new(), &[], ring.now);
+    assert!(ring.keyring.source(&name).is_none());
+    assert!(ring.keyring.sources().is_empty());
 }
 
 /// A cluster of the table before may be taken over into the table after: it follows the source that it knows.
@@ -254,11 +259,11 @@ fn a_reference_that_is_wanted_again_feeds_whoever_still_follows_it() {
         let serial =
             |source: &Source| source.state().material.as_ref().map(|material| material.own[0].serial.clone());
         let before = serial(&followed).expect("material");
-        ring.ring.update(&BTreeSet::new(), &[], ring.now);
+        ring.keyring.update(&BTreeSet::new(), &[], ring.now);
         ring.update(&give(&pair(|_| {})));
         assert!(Arc::ptr_eq(&followed, &ring.source()), "{key}");
         assert_ne!(serial(&followed), Some(before), "{key}");
-        ring.ring.update(&BTreeSet::new(), &[], ring.now);
+        ring.keyring.update(&BTreeSet::new(), &[], ring.now);
         ring.update(&take());
         assert!(ring.find().is_err(), "{key}: what is gone at the first look has no grace");
         assert_eq!((serial(&followed), followed.state().status), (None, SourceStatus::Withdrawn), "{key}");
@@ -292,8 +297,8 @@ fn files_are_followed_with_the_same_rules() {
     let mut ring = Ring::new(key);
     ring.update(&[]);
     let name = ring.find().expect("usable");
-    assert!(ring.ring.source(&name).is_some());
-    assert_eq!(ring.ring.folders(), [folder.path()]);
+    assert!(ring.keyring.source(&name).is_some());
+    assert_eq!(ring.keyring.folders(), [folder.path()]);
     write(folder.path(), "tls.crt", &other.cert);
     ring.update(&[]);
     assert_eq!((ring.problem(), ring.find().is_ok()), (Some("key_mismatch"), true));
@@ -344,7 +349,7 @@ fn without_a_folder_of_istio_its_secret_is_as_any_other() {
     let mut ring = Ring::new(istio_certs("default", Usage::Identity));
     ring.update(&[]);
     assert_eq!(ring.find(), Err("secret_missing"));
-    assert!(ring.ring.folders().is_empty());
+    assert!(ring.keyring.folders().is_empty());
 }
 
 #[test]
@@ -374,6 +379,55 @@ fn nothing_printable_holds_a_key() {
     ring.update(&tls(&good));
     ring.update(&secret(&[("tls.crt", "no certificate"), ("tls.key", &good.key)]));
     let line = good.key.lines().nth(1).expect("a line of the key");
-    let printed = format!("{:?} {:?}", ring.ring, ring.source().state().problem);
+    let printed = format!("{:?} {:?}", ring.keyring, ring.source().state().problem);
     assert!(!printed.contains(line) && !printed.contains(&format!("{:?}", &line.as_bytes()[..8])));
+}
+
+const MAPPING: &str = "
+apiVersion: getambassador.io/v3alpha1
+kind: TLSContext
+metadata: {name: ours}
+spec: {secret: s}
+---
+apiVersion: getambassador.io/v3alpha1
+kind: Mapping
+metadata: {name: m}
+spec: {hostname: '*', prefix: /, service: 'https://127.0.0.1:1', tls: ours}
+";
+
+/// The serial that a cluster presents now.
+fn presented(cluster: &Cluster) -> String {
+    let Transport::Tls(tls) = &*cluster.transport else { panic!("TLS") };
+    tls.profile.current().expect("usable").credential.as_ref().expect("a certificate").serial.clone()
+}
+
+/// A Mapping that goes and comes back while requests of the table before still run gets their cluster: with the key of now.
+#[test]
+fn a_cluster_that_is_taken_over_presents_what_its_secret_holds_now() {
+    let settings = CompileSettings {
+        ambassador_id: "default".to_owned(),
+        namespace: "default".to_owned(),
+        single_namespace: false,
+        require_verified_upstreams: false,
+        one_tenant: true,
+        bind: std::net::Ipv4Addr::LOCALHOST.into(),
+        http_port: 8080,
+        https_port: 8443,
+        resolve: Vec::new(),
+    };
+    let (mut keyring, mut publisher) = (Keyring::default(), Publisher::new(Clusters::new(None)));
+    let mut publish = |text: &str, secret: &[Arc<Document>]| {
+        let (documents, errors) =
+            resource::parse(&Arc::new(PathBuf::from("m.yaml")), text, "default").expect("YAML");
+        let documents: Vec<_> = documents.into_iter().map(Arc::new).chain(secret.iter().cloned()).collect();
+        keyring.update(&wants(&documents, &settings), &documents, SystemTime::now());
+        let input = Input { documents: &documents, errors: &errors, keys: &keyring, settings: &settings };
+        publisher.table(compile(&input).0, &keyring).1
+    };
+    let before = publish(MAPPING, &tls(&pair(|_| {})));
+    let serial = presented(&before[0]);
+    assert!(publish("", &[]).is_empty());
+    let after = publish(MAPPING, &tls(&pair(|_| {})));
+    assert!(Arc::ptr_eq(&before[0], &after[0]), "pools and balancer state live on");
+    assert_ne!(presented(&after[0]), serial);
 }

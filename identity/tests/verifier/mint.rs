@@ -136,7 +136,7 @@ pub(crate) fn dns(text: &str) -> SanType {
 fn elements(mut der: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let (header, length) = match *der.get(1..)? {
-            [length @ 0..0x80, ..] => (2, usize::from(length)),
+            [length, ..] if length < 0x80 => (2, usize::from(length)),
             [0x81, length, ..] => (3, usize::from(length)),
             [0x82, high, low, ..] => (4, usize::from(u16::from_be_bytes([high, low]))),
             _ => return None,

@@ -21,7 +21,7 @@ use self::secret::SecretSource;
 pub use identity::source::secret::Usage;
 
 /// A deleted Secret or file stays in use this long: delete-and-create is how many tools rotate.
-pub const DELETION_GRACE: Duration = Duration::from_secs(60);
+pub const DELETION_GRACE: Duration = Duration::from_mins(1);
 
 /// The Secret that `AMBASSADOR_ISTIO_SECRET_DIR` stands for, as Emissary calls it.
 const ISTIO_CERTS: &str = "istio-certs";

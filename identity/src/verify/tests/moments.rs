@@ -101,7 +101,7 @@ fn a_proved_chain_is_remembered_until_it_ends_and_not_at_its_end() {
 #[test]
 fn what_was_proved_under_a_list_is_proved_again_when_the_list_ends() {
     let root = Root::new();
-    let lists = vec![root.list(3 * HOUR), root.list(HOUR / 2)];
+    let lists = [root.list(3 * HOUR), root.list(HOUR / 2)];
     let (leaf, verifier) = (root.leaf(HOUR), verifier(&root, lists[1..].to_vec()));
     let peer = at(&verifier, &leaf, start()).expect("proved");
     let known = |now| at(&verifier, &leaf, now).map(|again| Arc::ptr_eq(&peer, &again));

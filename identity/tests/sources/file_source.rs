@@ -162,8 +162,8 @@ fn an_update_that_does_not_work_keeps_the_last_good_and_the_way_back_clears_it()
     let short = setup.ca.mint("spiffe://td/a", Duration::from_secs(30)).expect("svid");
     let later = setup.now + Duration::from_secs(31);
     let updates = [
-        ("garbage".to_owned(), good.1.clone(), "secret_no_certificate"),
-        (good.0.clone(), "garbage".to_owned(), "secret_no_key"),
+        ("garbage".to_owned(), good.1.clone(), "bad_certificate"),
+        (good.0.clone(), "garbage".to_owned(), "bad_key"),
         (String::new(), good.1.clone(), "secret_no_certificate"),
         ("x".repeat(1024 * 1024 + 1), good.1.clone(), "file_unreadable"),
         (cert_pem(&short), key_pem(&short), "certificate_expired"),

@@ -52,11 +52,11 @@ fn an_identity_that_does_not_work_says_why() {
     assert_eq!(code(usage, &[]), "secret_no_certificate");
     assert_eq!(code(usage, &[("tls.key", &key)]), "secret_no_certificate");
     assert_eq!(code(usage, &[("tls.crt", ""), ("tls.key", &key)]), "secret_no_certificate");
-    assert_eq!(code(usage, &[("tls.crt", &key), ("tls.key", &key)]), "secret_no_certificate");
+    assert_eq!(code(usage, &[("tls.crt", &key), ("tls.key", &key)]), "bad_certificate");
     assert_eq!(code(usage, &[("tls.crt", &cert)]), "secret_no_key");
     assert_eq!(code(usage, &[("tls.crt", &cert), ("tls.key", "")]), "secret_no_key");
-    assert_eq!(code(usage, &[("tls.crt", &cert), ("tls.key", &encrypted)]), "secret_no_key");
-    assert_eq!(code(usage, &[("tls.crt", &cert), ("tls.key", &cert)]), "secret_no_key");
+    assert_eq!(code(usage, &[("tls.crt", &cert), ("tls.key", &encrypted)]), "bad_key");
+    assert_eq!(code(usage, &[("tls.crt", &cert), ("tls.key", &cert)]), "bad_key");
     assert_eq!(code(usage, &[("tls.crt", &cert), ("tls.key", &wrong_key)]), "key_mismatch");
     assert_eq!(code(usage, &[("tls.crt", &pem("CERTIFICATE", b"x")), ("tls.key", &key)]), "bad_certificate");
     assert_eq!(code(usage, &[("tls.crt", &cert), ("tls.key", &pem("PRIVATE KEY", b"x"))]), "bad_key");

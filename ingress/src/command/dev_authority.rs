@@ -64,7 +64,13 @@ fn read(path: &Path) -> Result<Entries, String> {
         std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let root =
         resource::parse_value(&text).map_err(|(line, why)| format!("{}:{line}: {why}", path.display()))?;
-    serde_json::from_value(to_json(&root)).map_err(|error| format!("{}: {error}", path.display()))
+    let mut entries: Entries =
+        serde_json::from_value(to_json(&root)).map_err(|error| format!("{}: {error}", path.display()))?;
+    // As in manifests: relative to the folder of the file that says so, wherever the program was started.
+    for file in entries.federated.values_mut() {
+        *file = folder_of(path).join(&*file);
+    }
+    Ok(entries)
 }
 
 fn to_json(node: &Node) -> serde_json::Value {
@@ -77,5 +83,22 @@ fn to_json(node: &Node) -> serde_json::Value {
         Value::Map(fields) => serde_json::Value::Object(
             fields.iter().map(|(name, node)| (name.to_string(), to_json(node))).collect(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_bundles_lie_beside_the_file_that_names_them() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("entries.yaml");
+        let text = "trust_domain: td\nfederated: {a.org: a.pem, b.org: /etc/b.pem}\n";
+        std::fs::write(&file, text).expect("write");
+        let entries = read(&file).expect("valid");
+        let files: Vec<_> = entries.federated.into_values().collect();
+        assert_eq!(files, [folder.path().join("a.pem"), PathBuf::from("/etc/b.pem")]);
+        assert_eq!(folder_of(Path::new("entries.yaml")), Path::new("."));
     }
 }

@@ -12,7 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use bench::Shape;
+use bench::{Request, Shape};
+use http::{HeaderMap, HeaderName};
 use ingress::{
     compile::{CompileSettings, Input, compile, wants},
     keyring::Keyring,
@@ -47,33 +48,45 @@ fn run() -> anyhow::Result<()> {
 
     let table = table(shape, count)?;
     let conn = connection(&table)?;
-    // Spread over the whole table: first, last and what lies between.
-    let requests: Vec<_> =
-        (0..decisions).map(|turn| shape.request(turn * (count - 1) / (decisions - 1).max(1))).collect();
-    let forwarded = decide_all(&table, &conn, &requests);
-    ensure!(forwarded == decisions, "{forwarded} of {decisions} requests found a Mapping");
+    let requests: Vec<_> = (0..decisions).map(|turn| shape.request(turn, count)).collect();
+    let fields = requests.iter().map(fields).collect::<anyhow::Result<Vec<_>>>()?;
+    let heads: Vec<_> =
+        requests.iter().zip(&fields).map(|(request, fields)| head(request, fields, &conn)).collect();
+    let expected = requests.iter().filter(|request| request.taken).count();
+    let forwarded = decide_all(&table, &heads);
+    ensure!(forwarded == expected, "{forwarded} requests found a Mapping, not {expected} of {decisions}");
     Ok(())
 }
 
 /// The measured part, and nothing else: callgrind collects from its entry to its exit.
 #[inline(never)]
-fn decide_all(table: &Table, conn: &ConnMeta, requests: &[(String, String)]) -> usize {
-    let fields = http::HeaderMap::new();
+fn decide_all(table: &Table, heads: &[Head<'_>]) -> usize {
     let mut forwarded = 0;
-    for (authority, path) in requests {
-        let head = Head {
-            method: "GET",
-            scheme: Scheme::Http,
-            authority,
-            path,
-            query: None,
-            fields: Fields::Typed(&fields),
-            conn,
-        };
-        let decision = table.request(black_box(&head), Dice::new(42));
+    for head in heads {
+        let decision = table.request(black_box(head), Dice::new(42));
         forwarded += usize::from(matches!(black_box(&decision).action, Action::Forward(_)));
     }
     forwarded
+}
+
+fn fields(request: &Request) -> anyhow::Result<HeaderMap> {
+    let field = request
+        .header
+        .iter()
+        .map(|(name, value)| anyhow::Ok((HeaderName::from_static(name), value.parse()?)));
+    field.collect()
+}
+
+fn head<'a>(request: &'a Request, fields: &'a HeaderMap, conn: &'a ConnMeta) -> Head<'a> {
+    Head {
+        method: "GET",
+        scheme: Scheme::Http,
+        authority: &request.authority,
+        path: &request.path,
+        query: request.query.as_deref(),
+        fields: Fields::Typed(fields),
+        conn,
+    }
 }
 
 fn table(shape: Shape, count: usize) -> anyhow::Result<Arc<Table>> {

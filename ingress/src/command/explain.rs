@@ -190,7 +190,7 @@ fn report(table: &Table, head: &Head<'_>, decision: &Decision, dice: Dice) -> Va
     let mut found = refusal(&Reason::OK, dice.value());
     let Some(fields) = found.as_object_mut() else { return found };
     let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
-    set("host", table.host_of(&head.conn.listener, head.authority).map_or("", |host| &host.name).into());
+    set("host", table.host_of(head.conn, head.authority).map_or("", |host| &host.name).into());
     set("mapping", table.name(decision.why).into());
     let lost = table.lost(head, dice, MAX_LOST);
     set("lost", lost.iter().map(|lost| json!({"mapping": &*lost.mapping, "why": lost.why})).collect());

@@ -1,6 +1,7 @@
 //! The route table: implements `proxy::route::Router`; pure.
 
 mod field_index;
+mod listener;
 mod matching;
 mod order;
 mod ranked;

@@ -23,8 +23,14 @@ pub(super) fn answer(plan: &RedirectPlan, prefix_len: usize, head: &Head<'_>, sc
     to(code, scheme, &plan.host, &path, head.query)
 }
 
+/// The redirect of an insecure request. As in Envoy's `https_redirect` port 80, where written, is dropped; another one stays.
+pub(super) fn to_https(head: &Head<'_>) -> Answer {
+    let host = head.authority.strip_suffix(":80").unwrap_or(head.authority);
+    to(StatusCode::MOVED_PERMANENTLY, "https", host, head.path, head.query)
+}
+
 /// A redirect to a place; the place's own query wins.
-pub(super) fn to(code: StatusCode, scheme: &str, host: &str, path: &str, query: Option<&str>) -> Answer {
+fn to(code: StatusCode, scheme: &str, host: &str, path: &str, query: Option<&str>) -> Answer {
     let query = query.filter(|_| !path.contains('?')).map_or(String::new(), |query| format!("?{query}"));
     let mut answer = Answer::new(code, Reason::REDIRECT);
     if let Ok(location) = HeaderValue::from_str(&format!("{scheme}://{host}{path}{query}")) {

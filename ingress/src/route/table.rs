@@ -7,7 +7,7 @@ use http::StatusCode;
 use identity::ServerProfile;
 use proxy::{
     ConnMeta, Reason,
-    message::{Answer, Edits, Head, Scheme},
+    message::{Answer, Edits, Head},
     route::{
         Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router, Shadows,
     },
@@ -15,10 +15,11 @@ use proxy::{
 };
 use smallvec::SmallVec;
 
-use super::{matching, ranked::Ranked, redirect};
-use crate::plan::{
-    HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, Plan, SecurityModel, Unavailable,
-};
+use super::{listener::Listener, matching, ranked::Ranked, redirect};
+use crate::plan::{HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, Plan, Unavailable};
+
+/// Paths of ACME's HTTP challenge (RFC 8555 8.3), which is answered in cleartext.
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
 
 /// What a plan needs to become a table, by the plan's indices.
 #[derive(Debug)]
@@ -57,16 +58,6 @@ pub struct HostEntry {
     pub unavailable: Option<Unavailable>,
     /// Its Mappings in order.
     routes: Ranked,
-}
-
-#[derive(Debug)]
-struct Listener {
-    plan: ListenerPlan,
-    exact: HashMap<Arc<str>, usize, RandomState>,
-    /// Longest first.
-    suffixes: Vec<(Arc<str>, usize)>,
-    prefixes: Vec<(Arc<str>, usize)>,
-    any: Option<usize>,
 }
 
 /// Why a better candidate was not taken, for `explain`.
@@ -141,16 +132,17 @@ impl Table {
     }
 
     /// The Host that a request belongs to.
-    pub fn host_of(&self, listener: &str, authority: &str) -> Option<&HostEntry> {
-        let listener = self.listeners.get(listener)?;
-        listener.host(listener.authority(authority)).and_then(|index| self.hosts.get(index))
+    pub fn host_of(&self, conn: &ConnMeta, authority: &str) -> Option<&HostEntry> {
+        let listener = self.listeners.get(&conn.listener)?;
+        let host = listener.host(conn, listener.authority(conn, authority));
+        host.and_then(|index| self.hosts.get(index))
     }
 
     /// The candidates that stand before the winner, and why each lost; at most `most` of them.
     pub fn lost(&self, head: &Head<'_>, dice: Dice, most: usize) -> Vec<Lost> {
         let Some(listener) = self.listeners.get(&head.conn.listener) else { return Vec::new() };
-        let authority = listener.authority(head.authority);
-        let host = listener.host(authority).and_then(|index| self.hosts.get(index));
+        let authority = listener.authority(head.conn, head.authority);
+        let host = listener.host(head.conn, authority).and_then(|index| self.hosts.get(index));
         let mut lost = Vec::new();
         for index in host.map(|host| host.routes.order()).unwrap_or_default() {
             let Some(mapping) = self.mappings.get(*index as usize) else { continue };
@@ -190,8 +182,9 @@ impl Table {
     }
 
     fn decide(&self, listener: &Listener, head: &Head<'_>, dice: Dice) -> Decision {
-        let authority = listener.authority(head.authority);
-        let Some(host) = listener.host(authority).and_then(|index| self.hosts.get(index)) else {
+        let authority = listener.authority(head.conn, head.authority);
+        let host = listener.host(head.conn, authority).and_then(|index| self.hosts.get(index));
+        let Some(host) = host else {
             return respond(StatusCode::NOT_FOUND, Reason::NO_HOST, RouteId::None);
         };
         if let Some(tls) = &head.conn.tls {
@@ -204,18 +197,22 @@ impl Table {
             return respond(StatusCode::SERVICE_UNAVAILABLE, unavailable.reason.clone(), RouteId::None);
         }
         let secure = listener.is_secure(head);
-        let challenge = head.path.starts_with("/.well-known/acme-challenge/");
-        if !secure && !challenge && host.insecure == InsecureAction::Reject {
+        let insecure = if secure { InsecureAction::Route } else { host.insecure };
+        let mapping = self.find(host, head, authority, dice);
+        // Emissary routes the challenge of a Mapping that is there for it, whatever the Host does with insecure requests.
+        let meant = mapping.and_then(|index| self.mappings.get(index as usize));
+        if insecure == InsecureAction::Reject && meant.is_none_or(|mapping| &*mapping.prefix != CHALLENGE) {
             return respond(StatusCode::NOT_FOUND, Reason::INSECURE_REJECTED, RouteId::None);
         }
-        let Some(index) = self.find(host, head, authority, dice) else {
+        let Some(index) = mapping else {
             return respond(StatusCode::NOT_FOUND, Reason::NO_ROUTE, RouteId::None);
         };
-        let why = RouteId::Rule(index);
-        if !secure && !challenge && host.insecure == InsecureAction::Redirect {
-            let name = authority_host(head.authority);
-            let answer = redirect::to(StatusCode::MOVED_PERMANENTLY, "https", name, head.path, head.query);
-            return decision(Action::Respond(Box::new(answer)), EditsIx::default(), why);
+        if insecure == InsecureAction::Redirect && !head.path.starts_with(CHALLENGE) {
+            return decision(
+                Action::Respond(Box::new(redirect::to_https(head))),
+                EditsIx::default(),
+                RouteId::Rule(index),
+            );
         }
         self.take(index, head, secure)
     }
@@ -248,18 +245,7 @@ impl Router for Table {
             return Accept::Refuse(Reason::NO_SNI_PROFILE);
         };
         let Some(hello) = hello else { return Accept::Plain };
-        let terminates = |index: &usize| {
-            self.hosts.get(*index).is_some_and(|host| host.profile.is_some() || host.unavailable.is_some())
-        };
-        let chosen = match hello.sni {
-            Some(name) => listener.host(name).filter(terminates),
-            // Without a server name: the `*` Host, or the only one that terminates.
-            None => listener.any.filter(terminates).or_else(|| {
-                let mut all = listener.plan.hosts.iter().copied().filter(|index| terminates(index));
-                all.next().filter(|_| all.next().is_none())
-            }),
-        };
-        match chosen.and_then(|index| self.hosts.get(index)) {
+        match listener.terminates(hello.sni).and_then(|index| self.hosts.get(index)) {
             Some(HostEntry { unavailable: Some(unavailable), .. }) => {
                 Accept::Refuse(unavailable.reason.clone())
             }
@@ -304,77 +290,6 @@ impl Router for Table {
 
     fn http(&self, conn: &ConnMeta) -> &HttpPolicy {
         self.listeners.get(&conn.listener).map_or(&self.no_policy, |listener| &listener.plan.http)
-    }
-}
-
-impl Listener {
-    fn new(plan: ListenerPlan, hosts: &[HostEntry]) -> Self {
-        let mut listener =
-            Self { exact: HashMap::default(), suffixes: Vec::new(), prefixes: Vec::new(), any: None, plan };
-        // Of two Hosts with one hostname the first decides; compile has said so.
-        for index in listener.plan.hosts.iter().rev().copied() {
-            match hosts.get(index).map(|host| &host.hostname) {
-                Some(HostGlob::Any) => listener.any = Some(index),
-                Some(HostGlob::Exact(name)) => {
-                    listener.exact.insert(Arc::clone(name), index);
-                }
-                Some(HostGlob::Suffix(suffix)) => listener.suffixes.push((Arc::clone(suffix), index)),
-                Some(HostGlob::Prefix(prefix)) => listener.prefixes.push((Arc::clone(prefix), index)),
-                None => {}
-            }
-        }
-        for globs in [&mut listener.suffixes, &mut listener.prefixes] {
-            globs.reverse();
-            globs.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        }
-        listener
-    }
-
-    /// Exact, then longest `*suffix`, then longest `prefix*`, then `*`.
-    fn host(&self, name: &str) -> Option<usize> {
-        if let Some(index) = self.exact.get(name) {
-            return Some(*index);
-        }
-        let suffix =
-            self.suffixes.iter().find(|(suffix, _)| name.len() > suffix.len() && name.ends_with(&**suffix));
-        let prefix = || {
-            self.prefixes.iter().find(|(prefix, _)| name.len() > prefix.len() && name.starts_with(&**prefix))
-        };
-        suffix.or_else(prefix).map(|(_, index)| *index).or(self.any)
-    }
-
-    /// The authority that Hosts are compared with.
-    fn authority<'a>(&self, authority: &'a str) -> &'a str {
-        if !self.plan.strip_port {
-            return authority;
-        }
-        let own = self.plan.bind.port();
-        match authority.rsplit_once(':') {
-            Some((host, port)) if port.parse() == Ok(own) => host,
-            _ => authority,
-        }
-    }
-
-    fn is_secure(&self, head: &Head<'_>) -> bool {
-        match self.plan.security {
-            SecurityModel::Secure => true,
-            SecurityModel::Insecure => false,
-            SecurityModel::Xfp => {
-                let trusted = self.plan.http.trust_forwarded_proto;
-                match head.fields.get("x-forwarded-proto").filter(|_| trusted) {
-                    Some(proto) => proto.eq_ignore_ascii_case(b"https"),
-                    None => head.scheme == Scheme::Https,
-                }
-            }
-        }
-    }
-}
-
-/// The host of an authority without its port.
-fn authority_host(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => authority,
     }
 }
 

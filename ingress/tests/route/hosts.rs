@@ -1,6 +1,8 @@
 //! Which Host a request belongs to, and what it does with insecure requests (emissary.md 3.1, 3.4).
 
-use crate::harness::{Ask, HTTP, ask, host, mapping, route, table};
+use ingress::plan::HostGlob;
+
+use crate::harness::{Ask, HTTP, ask, ask_on, connection, host, mapping, route, table};
 
 const ROUTE: &str = "requestPolicy: {insecure: {action: Route}}";
 
@@ -105,9 +107,80 @@ fn insecure_requests() {
 
     assert_eq!(ask(&with("Route"), &Ask { target: "/api/x", ..Ask::default() }).reason, "forward");
 
+    // A port is kept, as in Envoy, unless it is the one of http.
+    for (authority, location) in [
+        ("a.example.com:80", "https://a.example.com/api/"),
+        ("a.example.com:8080", "https://a.example.com:8080/api/"),
+        ("[::1]", "https://[::1]/api/"),
+        ("[::1]:80", "https://[::1]/api/"),
+    ] {
+        let manifests = HTTP.to_owned()
+            + &host("any", "hostname: \"*\"")
+            + &mapping("m", "hostname: \"*\", prefix: /api/");
+        let found = ask(&table(&manifests), &Ask { authority, target: "/api/", ..Ask::default() });
+        assert_eq!(found.location, location);
+    }
+
     // Never taken by the `*` Host, which would route it.
     let rejected = ask(&with("Reject"), &Ask { target: "/api/x", ..Ask::default() });
     assert_eq!((rejected.status, rejected.reason.as_str()), (404, "insecure_rejected"));
+    // Only a Mapping that is there for the challenge passes.
+    let challenge = Ask { target: "/.well-known/acme-challenge/t", ..Ask::default() };
+    assert_eq!(ask(&with("Reject"), &challenge).route, "acme");
+    let general = HTTP.to_owned()
+        + &host("a", "hostname: a.example.com, requestPolicy: {insecure: {action: Reject}}")
+        + &mapping("m", "hostname: \"*\", prefix: /");
+    assert_eq!(ask(&table(&general), &challenge).reason, "insecure_rejected");
+}
+
+#[test]
+fn a_port_that_the_system_chose_is_stripped_too() {
+    let manifests = HTTP.replace("port: 8080", "port: 0")
+        + &host("a", &format!("hostname: a.example.com, {ROUTE}"))
+        + &mapping("m", "hostname: a.example.com, prefix: /")
+        + "---\napiVersion: getambassador.io/v3alpha1\nkind: Module\nmetadata: {name: ambassador}\n\
+           spec: {config: {strip_matching_host_port: true}}\n";
+    let table = table(&manifests);
+    let mut conn = connection(&table, 0);
+    conn.local.set_port(40000);
+    let asked = |authority| ask_on(&table, &Ask { authority, ..Ask::default() }, &conn).route;
+    assert_eq!(asked("a.example.com:40000"), "m");
+    assert_eq!(asked("a.example.com:40001"), "");
+}
+
+#[test]
+fn mappings_belong_to_the_hosts_whose_names_overlap() {
+    // The same table as compile's globs have, through the index that compile uses for thousands.
+    let names = [
+        "*",
+        "a.example.com",
+        "b.example.com",
+        "*.example.com",
+        "*.com",
+        "*example.com",
+        "a.*",
+        "a.ex*",
+        "b.a.*",
+        "*.org",
+    ];
+    let mappings: String = (0..)
+        .zip(names)
+        .map(|(at, name)| mapping(&format!("m{at}"), &format!("hostname: \"{name}\", prefix: /{at}/")))
+        .collect();
+    for name in names {
+        let table =
+            table(&(HTTP.to_owned() + &host("h", &format!("hostname: \"{name}\", {ROUTE}")) + &mappings));
+        let host = table.hosts().first().expect("one Host");
+        let mut attached: Vec<_> =
+            table.mappings_of(host).map(|mapping| mapping.prefix.to_string()).collect();
+        attached.sort();
+        let (own, all) = (HostGlob::parse(name), (0..).zip(names));
+        let expected: Vec<_> = all
+            .filter(|(_, other)| HostGlob::parse(other).overlaps(&own))
+            .map(|(at, _)| format!("/{at}/"))
+            .collect();
+        assert_eq!(attached, expected, "{name}");
+    }
 }
 
 #[test]

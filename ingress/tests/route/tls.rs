@@ -103,6 +103,22 @@ fn a_host_of_another_profile_is_misdirected() {
 }
 
 #[test]
+fn a_host_without_tls_is_no_host_of_a_tls_connection() {
+    let manifests = two_hosts()
+        + &secret("wild", "*.example.com")
+        + &host("wild", "hostname: \"*.example.com\", tlsSecret: {name: wild}")
+        + &host("clear", "hostname: clear.example.com, requestPolicy: {insecure: {action: Route}}")
+        + &mapping("clear", "hostname: clear.example.com, prefix: /clear/");
+    let table = table(&manifests);
+    let sni = Some("clear.example.com");
+    assert_eq!(&*profile(hello(&table, 8443, sni)).spec().name, "default/wild");
+    let asked = Ask { authority: "clear.example.com", target: "/clear/", port: 8443, sni, ..Ask::default() };
+    // The Host with the certificate has the Mapping too, as its name is one of the Host's.
+    assert_eq!(ask(&table, &asked).route, "clear");
+    assert_eq!(ask(&table, &Ask { sni: None, ..asked }).reason, "forward");
+}
+
+#[test]
 fn hosts_of_one_profile_may_share_connections() {
     let manifests = https("https", 8443, ALL)
         + &secret("shared", "*.example.com")

@@ -1,5 +1,6 @@
 //! Tables over the rules of compiling, each with documents as people write them.
 
+mod groups;
 mod isolation;
 mod matching;
 mod routing;

@@ -118,15 +118,17 @@ impl App {
         state.register_metrics();
         let bind =
             |addr| format!("listen on {addr} for admin; choose another address with --admin or --health");
-        let (admin, serving) = admin::serve(settings.admin, Surface::Admin, Arc::<State>::clone(&state))
-            .await
-            .map_err(|error| StartFailure::new(&format!("{}: {error}", bind(settings.admin))))?;
+        let (admin, serving) =
+            admin::serve(settings.admin, Surface::Admin, admin::DEADLINE, Arc::<State>::clone(&state))
+                .await
+                .map_err(|error| StartFailure::new(&format!("{}: {error}", bind(settings.admin))))?;
         tasks.spawn(serving);
         let mut health = None;
         if let Some(addr) = settings.health {
-            let (bound, serving) = admin::serve(addr, Surface::Health, Arc::<State>::clone(&state))
-                .await
-                .map_err(|error| StartFailure::new(&format!("{}: {error}", bind(addr))))?;
+            let (bound, serving) =
+                admin::serve(addr, Surface::Health, admin::DEADLINE, Arc::<State>::clone(&state))
+                    .await
+                    .map_err(|error| StartFailure::new(&format!("{}: {error}", bind(addr))))?;
             tasks.spawn(serving);
             health = Some(bound);
         }

@@ -40,27 +40,30 @@ pub enum Surface {
 }
 
 /// A client that says nothing is let go after this, and one that does not read its answer.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 /// Most connections at a time.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Binds, and gives the bound address with the future that serves until it is dropped.
+/// Binds, and gives the bound address with the future that serves until it is dropped. `deadline`: [`DEADLINE`], but for
+/// tests.
 pub async fn serve(
     addr: SocketAddr,
     surface: Surface,
+    deadline: Duration,
     source: Arc<dyn AdminSource>,
 ) -> std::io::Result<(SocketAddr, impl Future<Output = ()>)> {
     let listener = TcpListener::bind(addr).await?;
     let bound = listener.local_addr()?;
-    Ok((bound, accept(listener, surface, source)))
+    Ok((bound, accept(listener, surface, deadline, source)))
 }
 
-async fn accept(listener: TcpListener, surface: Surface, source: Arc<dyn AdminSource>) {
+async fn accept(listener: TcpListener, surface: Surface, deadline: Duration, source: Arc<dyn AdminSource>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
-                connections.spawn(connection(stream, peer, surface, Arc::clone(&source)));
+                let full = surface == Surface::Admin && peer.ip().to_canonical().is_loopback();
+                connections.spawn(connection(stream, full, deadline, Arc::clone(&source)));
             }
             Ok(_too_many) => {}
             Err(error) => {
@@ -72,15 +75,14 @@ async fn accept(listener: TcpListener, surface: Surface, source: Arc<dyn AdminSo
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, surface: Surface, source: Arc<dyn AdminSource>) {
-    let full = surface == Surface::Admin && peer.ip().to_canonical().is_loopback();
+async fn connection(stream: TcpStream, full: bool, deadline: Duration, source: Arc<dyn AdminSource>) {
     let service = service_fn(|request: Request<Incoming>| {
         let response = answer(request.method(), request.uri(), request.headers(), full, &*source);
         async move { Ok::<_, Infallible>(response) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(DEADLINE);
-    let served = builder.serve_connection(TokioIo::new(Reading::new(stream)), service).await;
+    builder.timer(TokioTimer::new()).header_read_timeout(deadline);
+    let served = builder.serve_connection(TokioIo::new(Reading::new(stream, deadline)), service).await;
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection ended");
     }

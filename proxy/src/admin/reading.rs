@@ -8,21 +8,20 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Duration, Sleep, sleep},
 };
-
-use super::DEADLINE;
 
 /// Fails when an answer is not taken in time.
 pub(super) struct Reading<S> {
     inner: S,
+    deadline: Duration,
     /// From the first write that had to wait to the end of the answer.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Reading<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, waiting: None }
+    pub(super) fn new(inner: S, deadline: Duration) -> Self {
+        Self { inner, deadline, waiting: None }
     }
 }
 
@@ -41,7 +40,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Reading<S> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         // A client that takes byte by byte is in time for each of them, but not for the whole answer.
         if written.is_pending() || self.waiting.is_some() {
-            let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(DEADLINE)));
+            let deadline = self.deadline;
+            let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(deadline)));
             if waiting.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }

@@ -6,14 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proxy::admin::{self, AdminSource, Surface};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use super::support::{read_until, to_end};
+use super::support::{to_end, until};
 
 /// More than sockets hold.
 const BIG: usize = 32 << 20;
@@ -52,8 +52,13 @@ impl AdminSource for Source {
 }
 
 async fn start(surface: Surface, source: &Arc<Source>) -> SocketAddr {
+    within(admin::DEADLINE, surface, source).await
+}
+
+async fn within(deadline: Duration, surface: Surface, source: &Arc<Source>) -> SocketAddr {
     let source: Arc<dyn AdminSource> = Arc::<Source>::clone(source);
-    let (addr, serving) = admin::serve("127.0.0.1:0".parse().unwrap(), surface, source).await.unwrap();
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let (addr, serving) = admin::serve(bind, surface, deadline, source).await.unwrap();
     tokio::spawn(serving);
     addr
 }
@@ -137,28 +142,33 @@ async fn the_health_port_shows_health_and_metrics_alone() {
     assert_eq!((source.drained.load(Relaxed), source.shut_down.load(Relaxed)), (0, 0));
 }
 
-#[tokio::test(start_paused = true)]
+const SOON: Duration = Duration::from_millis(300);
+
+#[tokio::test]
 async fn a_client_that_does_not_ask_is_let_go() {
-    let addr = start(Surface::Admin, &Arc::default()).await;
+    let addr = within(SOON, Surface::Admin, &Arc::default()).await;
     for begun in ["", "GET /re", "GET /ready HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\nG"] {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
         let asked = Instant::now();
         to_end(&mut stream).await;
-        assert!(asked.elapsed() < Duration::from_secs(15), "{begun:?}");
+        assert!(asked.elapsed() < SOON + Duration::from_secs(2), "{begun:?}");
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_client_that_does_not_read_is_let_go_and_one_that_reads_gets_all() {
-    let addr = start(Surface::Admin, &Arc::new(Source { big: true, ..Source::default() })).await;
+    let source = Arc::new(Source { big: true, ..Source::default() });
+    let addr = within(SOON, Surface::Admin, &source).await;
     let head = format!("GET /config HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
+    // A connection holds the source as long as it is served.
+    let idle = Arc::strong_count(&source);
     let mut deaf = TcpStream::connect(addr).await.unwrap();
     deaf.write_all(head.as_bytes()).await.unwrap();
-    let seen = read_until(&mut deaf, "\r\n\r\n").await.len();
-    // Time passes when nothing else can happen: the answer is stuck then.
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    assert!(seen + to_end(&mut deaf).await.len() < BIG);
+    until("it is served", || Arc::strong_count(&source) > idle).await;
+    until("it is let go", || Arc::strong_count(&source) == idle).await;
+    assert!(to_end(&mut deaf).await.len() < BIG);
+    let addr = start(Surface::Admin, &source).await;
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     assert!(to_end(&mut stream).await.len() > BIG);

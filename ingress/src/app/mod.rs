@@ -116,22 +116,11 @@ impl App {
             Arc::clone(&server),
         );
         state.register_metrics();
-        let bind =
-            |addr| format!("listen on {addr} for admin; choose another address with --admin or --health");
-        let (admin, serving) =
-            admin::serve(settings.admin, Surface::Admin, admin::DEADLINE, Arc::<State>::clone(&state))
-                .await
-                .map_err(|error| StartFailure::new(&format!("{}: {error}", bind(settings.admin))))?;
-        tasks.spawn(serving);
-        let mut health = None;
-        if let Some(addr) = settings.health {
-            let (bound, serving) =
-                admin::serve(addr, Surface::Health, admin::DEADLINE, Arc::<State>::clone(&state))
-                    .await
-                    .map_err(|error| StartFailure::new(&format!("{}: {error}", bind(addr))))?;
-            tasks.spawn(serving);
-            health = Some(bound);
-        }
+        let admin = listen(settings.admin, Surface::Admin, &state, &mut tasks).await?;
+        let health = match settings.health {
+            Some(addr) => Some(listen(addr, Surface::Health, &state, &mut tasks).await?),
+            None => None,
+        };
         let own = server.listeners().into_iter().map(|(_, addr)| addr).chain([admin]).chain(health).collect();
         addresses.store(Arc::new(AddressPolicy { own, ..AddressPolicy::clone(&addresses.load()) }));
         tasks.spawn(control.run(Arc::clone(&server), Arc::clone(&state), cancel.clone()));
@@ -236,6 +225,22 @@ fn write_by_rename(path: &Path, text: &str) -> io::Result<()> {
 
 /// The Workload API's source, and the dev authority when it runs in this process.
 type Identity = (Option<Arc<Source>>, Option<Arc<DevAuthority>>);
+
+/// Opens an admin or health port.
+async fn listen(
+    addr: std::net::SocketAddr,
+    surface: Surface,
+    state: &Arc<State>,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> Result<std::net::SocketAddr, StartFailure> {
+    let opened = admin::serve(addr, surface, admin::DEADLINE, Arc::<State>::clone(state)).await;
+    let (bound, serving) = opened.map_err(|error| {
+        let remedy = "choose another address with --admin or --health";
+        StartFailure::new(&format!("listen on {addr} for admin; {remedy}: {error}"))
+    })?;
+    tasks.spawn(serving);
+    Ok(bound)
+}
 
 /// The Workload API's source and the tasks that feed it.
 fn spiffe(

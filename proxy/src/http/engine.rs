@@ -29,6 +29,10 @@ use crate::{
     route::Router,
 };
 
+/// Between the two GOAWAYs of a drain: clients open no new stream after the first, and what is on its way comes within this
+/// time (RFC 9113 6.8).
+const GOAWAY_NOTICE: Duration = Duration::from_secs(1);
+
 /// Serves HTTP on a connection to its end.
 pub(crate) async fn serve<R, S>(worker: Rc<Worker<R>>, stream: S, meta: Arc<ConnMeta>, entry: Entry)
 where
@@ -58,7 +62,7 @@ where
     let idle = worker.view().http(&conn.meta).idle_timeout.unwrap_or(limits.idle_timeout);
     let deadlines =
         Deadlines { idle, header: limits.header_timeout, last_request: limits.last_request_within };
-    let driver = Driver { phase, entry, deadlines, meta: Arc::clone(&conn.meta), worker };
+    let driver = Driver { phase, entry, deadlines, meta: Arc::clone(&conn.meta), worker, h2 };
     if h2 {
         let mut builder = http2::Builder::new(StreamExecutor);
         builder
@@ -73,7 +77,7 @@ where
             .keep_alive_interval(Duration::from_mins(1))
             .keep_alive_timeout(Duration::from_secs(20));
         let running = builder.serve_connection(io, service);
-        driver.run(Box::pin(running), http2::Connection::graceful_shutdown, true).await;
+        driver.run(Box::pin(running), http2::Connection::graceful_shutdown).await;
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -82,7 +86,7 @@ where
             .half_close(false)
             .auto_date_header(true);
         let running = builder.serve_connection(io, service);
-        driver.run(Box::pin(running), http1::Connection::graceful_shutdown, false).await;
+        driver.run(Box::pin(running), http1::Connection::graceful_shutdown).await;
     }
 }
 
@@ -93,15 +97,24 @@ struct Deadlines {
     last_request: Duration,
 }
 
-/// A drain, and when this connection learned of it.
+/// A drain, when this connection learned of it, and whether hyper did.
 struct Ordered {
     drain: Drain,
     since: Instant,
+    said_goodbye: bool,
 }
 
 impl Ordered {
     fn now(drain: Drain) -> Self {
-        Self { drain, since: Instant::now() }
+        Self { drain, since: Instant::now(), said_goodbye: false }
+    }
+
+    /// Another order for the same connection: its time began with the first.
+    fn again(before: Option<Self>, drain: Drain) -> Self {
+        match before {
+            Some(before) => Self { drain, ..before },
+            None => Self::now(drain),
+        }
     }
 }
 
@@ -112,17 +125,17 @@ struct Driver<R> {
     deadlines: Deadlines,
     meta: Arc<ConnMeta>,
     worker: Rc<Worker<R>>,
+    h2: bool,
 }
 
 impl<R: Router> Driver<R> {
-    async fn run<C>(self, mut running: Pin<Box<C>>, goodbye: impl Fn(Pin<&mut C>), h2: bool)
+    async fn run<C>(self, mut running: Pin<Box<C>>, goodbye: impl Fn(Pin<&mut C>))
     where
         C: Future<Output = Result<(), hyper::Error>>,
     {
         let mut drain = self.entry.drain().map(Ordered::now);
-        let mut said_goodbye = h2 && drain.is_some();
-        if said_goodbye {
-            goodbye(running.as_mut());
+        if self.h2 && drain.is_some() {
+            self.phase.announce_end();
         }
         let mut timer = Box::pin(sleep_until(self.next(drain.as_ref())));
         loop {
@@ -135,23 +148,21 @@ impl<R: Router> Driver<R> {
                     return;
                 }
                 received = self.entry.ordered() => if let Received::Drain(ordered) = received {
-                    if h2 && !said_goodbye {
-                        goodbye(running.as_mut());
-                        said_goodbye = true;
+                    if self.h2 && drain.is_none() {
+                        self.phase.announce_end();
                     }
-                    let since = drain.take().map(|drain| drain.since);
-                    let ordered = Ordered::now(ordered);
-                    drain = Some(Ordered { since: since.unwrap_or(ordered.since), ..ordered });
+                    drain = Some(Ordered::again(drain.take(), ordered));
                 },
                 () = self.phase.flooded() => return self.refuse(Counter::MaxResets, "too many early resets"),
                 () = Rearm { timer: &mut timer, wanted: || self.next(drain.as_ref()) } => {
                     if self.is_over(drain.as_ref()) {
                         return;
                     }
-                    let last = |drain: &Ordered| self.last_request(drain) <= Instant::now();
-                    if !said_goodbye && self.phase.is_at_rest() && drain.as_ref().is_some_and(last) {
+                    if let Some(drain) = &mut drain
+                        && self.goodbye_at(drain).is_some_and(|at| at <= Instant::now())
+                    {
                         goodbye(running.as_mut());
-                        said_goodbye = true;
+                        drain.said_goodbye = true;
                     }
                 }
             }
@@ -195,16 +206,24 @@ impl<R: Router> Driver<R> {
         }
         if let Some(drain) = drain {
             next = next.min(drain.drain.deadline);
-            if self.phase.is_at_rest() {
-                next = next.min(self.last_request(drain));
+            if let Some(at) = self.goodbye_at(drain) {
+                next = next.min(at);
             }
         }
         next
     }
 
-    /// Until when a connection at rest may ask once more: counted from the order, however long it has rested before.
-    fn last_request(&self, drain: &Ordered) -> Instant {
-        drain.since + self.deadlines.last_request
+    /// When hyper is to end the connection. HTTP/1.1: if it is at rest by then, counted from the order, however long it has
+    /// rested before; otherwise `connection: close` ends it. HTTP/2: when the client has heard that the end is near.
+    fn goodbye_at(&self, ordered: &Ordered) -> Option<Instant> {
+        let within = if self.h2 {
+            let left = ordered.drain.deadline.saturating_duration_since(ordered.since);
+            GOAWAY_NOTICE.min(left / 2)
+        } else {
+            self.deadlines.last_request
+        };
+        let due = self.h2 || self.phase.is_at_rest();
+        (due && !ordered.said_goodbye).then(|| ordered.since + within)
     }
 
     fn note(&self, error: &hyper::Error) {

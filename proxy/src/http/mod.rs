@@ -7,6 +7,7 @@ pub mod fields;
 mod frames;
 mod framing;
 mod normalize;
+mod notice;
 mod outcome;
 mod prepare;
 mod respond;

@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     frames::{Inbound, Outbound},
+    notice::Notice,
     stuck::Watch,
 };
 use crate::observe::{Counter, WorkerObserve};
@@ -41,6 +42,8 @@ pub(super) struct Phase {
     head: RefCell<Vec<u8>>,
     /// Whether those begin where a head begins.
     whole: Cell<bool>,
+    /// An HTTP/2 client is to be told that the connection will end.
+    ending: Cell<bool>,
     /// The present exchange of an HTTP/1.1 connection.
     pub(super) watch: Rc<Watch>,
 }
@@ -57,8 +60,14 @@ impl Phase {
             head_since: Cell::new(None),
             head: RefCell::new(Vec::new()),
             whole: Cell::new(false),
+            ending: Cell::new(false),
             watch: Watch::new(),
         })
+    }
+
+    /// Lets the I/O tell an HTTP/2 client to open no new streams, as soon as the connection is polled again.
+    pub(super) fn announce_end(&self) {
+        self.ending.set(true);
     }
 
     /// A whole head was read. In HTTP/2 the next one may have begun already.
@@ -150,12 +159,13 @@ pub(super) struct Timed<S> {
     frames: Option<(Inbound, Outbound)>,
     /// The last four bytes read (HTTP/1.1).
     tail: [u8; 4],
+    notice: Notice,
 }
 
 impl<S> Timed<S> {
     pub(super) fn new(inner: S, phase: Rc<Phase>, observe: Rc<WorkerObserve>, h2: bool) -> Self {
         let frames = h2.then(|| (Inbound::new(), Outbound::default()));
-        Self { inner, phase, observe, frames, tail: *b"\r\n\r\n" }
+        Self { inner, phase, observe, frames, tail: *b"\r\n\r\n", notice: Notice::default() }
     }
 
     fn received(&mut self, bytes: &[u8]) {
@@ -197,12 +207,23 @@ impl<S> Timed<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+impl<S: AsyncWrite + Unpin> Timed<S> {
+    /// Writes the notice of a drain where it may stand: between frames.
+    fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.phase.ending.get() { self.notice.poll(&mut self.inner, cx) } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // A connection at rest is only ever read.
+        if let Poll::Ready(Err(error)) = self.poll_notice(cx) {
+            return Poll::Ready(Err(error));
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -214,6 +235,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_notice(cx))?;
+        self.notice.frame_begins();
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(count)) = written {
             self.sent(buf.get(..count).unwrap_or_default());
@@ -226,6 +249,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_notice(cx))?;
+        self.notice.frame_begins();
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(mut count)) = written {
             for buf in bufs {
@@ -237,5 +262,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         written
     }
 
-    crate::net::forward_write_end!();
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.notice.frames_ended();
+        ready!(self.poll_notice(cx))?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
 }

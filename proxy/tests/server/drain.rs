@@ -9,7 +9,10 @@ use std::{
 };
 
 use proxy::{limits::Limits, net::Drained, observe::Counter};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use super::support::*;
 
@@ -152,5 +155,71 @@ async fn it_accepts_while_the_delay_lasts() {
     let response = rig.h1().await.send_request(get("/")).await.unwrap();
     assert_eq!((response.status().as_u16(), over.load(Relaxed)), (200, false));
     drop(response);
+    assert_eq!(draining.await.unwrap(), Drained::Clean);
+}
+
+/// An HTTP/2 frame: type, flags, stream, payload.
+type Frame = (u8, u8, u32, Vec<u8>);
+
+const HEADERS: u8 = 1;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
+
+async fn write_frame(stream: &mut TcpStream, (kind, flags, id, payload): Frame) {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &id.to_be_bytes()].concat();
+    stream.write_all(&[head, payload].concat()).await.unwrap();
+}
+
+async fn read_frame(stream: &mut TcpStream) -> Frame {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    stream.read_exact(&mut payload).await.unwrap();
+    (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload)
+}
+
+/// Reads on to a frame of a type.
+async fn read_to(stream: &mut TcpStream, kind: u8) -> Frame {
+    let wanted = async {
+        loop {
+            let frame = read_frame(stream).await;
+            if frame.0 == kind {
+                return frame;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wanted).await.expect("the frame comes")
+}
+
+/// `GET /` to `a`, complete.
+fn request(id: u32) -> Frame {
+    (HEADERS, 0b101, id, b"\x82\x86\x84\x41\x01a".to_vec())
+}
+
+#[tokio::test]
+async fn a_stream_that_crosses_the_goaway_is_served_though_the_ping_behind_it_was_answered_first() {
+    let rig = Rig::start(Table::new(upstream().await));
+    let mut stream = rig.connect().await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    write_frame(&mut stream, (4, 0, 0, Vec::new())).await;
+    write_frame(&mut stream, request(1)).await;
+    assert_eq!(read_to(&mut stream, HEADERS).await.2, 1);
+    let server = Arc::clone(&rig.server);
+    let draining = tokio::spawn(async move { server.drain().await });
+    let (_, _, _, goaway) = read_to(&mut stream, GOAWAY).await;
+    assert_eq!(goaway[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0], "nothing is refused yet");
+    // As h2's client does: a ping is answered before what was queued when the GOAWAY came.
+    if let Ok(ping) = tokio::time::timeout(Duration::from_millis(100), read_to(&mut stream, PING)).await {
+        write_frame(&mut stream, (PING, ACK, 0, ping.3)).await;
+    }
+    write_frame(&mut stream, request(3)).await;
+    assert_eq!(read_to(&mut stream, HEADERS).await.2, 3);
+    let ping = read_to(&mut stream, PING).await;
+    write_frame(&mut stream, (PING, ACK, 0, ping.3)).await;
+    let (_, _, _, goaway) = read_to(&mut stream, GOAWAY).await;
+    assert_eq!(goaway[..8], [0, 0, 0, 3, 0, 0, 0, 0], "the last stream that was served");
+    drop(stream);
     assert_eq!(draining.await.unwrap(), Drained::Clean);
 }

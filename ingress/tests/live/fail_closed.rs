@@ -50,17 +50,18 @@ impl Scene {
         replace(&self.folder.path().join(format!("{}.yaml", case.name)), &text);
     }
 
-    /// The line of a file that a finding names.
-    fn line(&self, row: &Value) -> String {
-        let text = std::fs::read_to_string(row["file"].as_str().unwrap_or_default()).unwrap_or_default();
-        let at = row["line"].as_u64().and_then(|line| usize::try_from(line).ok()).unwrap_or_default();
-        text.lines().nth(at.wrapping_sub(1)).unwrap_or_default().to_owned()
-    }
-
     fn expect(&mut self, holds: bool, complaint: impl FnOnce() -> String) {
         if !holds {
             self.complaints.push(complaint());
         }
+    }
+
+    async fn expect_neighbour(&mut self, ingress: &Ingress) {
+        let (status, _) = ask(ingress, "/neighbour/x").await;
+        let bytes = self.neighbour.bytes();
+        self.expect(status == 200 && bytes > 0, || {
+            format!("the neighbour answered {status}, its upstream saw {bytes} bytes")
+        });
     }
 
     /// No byte of any request, and no attempt, has reached the upstreams of what is broken.
@@ -80,6 +81,13 @@ impl Scene {
     }
 }
 
+/// The line of a file that a finding names.
+fn named_line(row: &Value) -> String {
+    let text = std::fs::read_to_string(row["file"].as_str().unwrap_or_default()).unwrap_or_default();
+    let at = row["line"].as_u64().and_then(|line| usize::try_from(line).ok()).unwrap_or_default();
+    text.lines().nth(at.wrapping_sub(1)).unwrap_or_default().to_owned()
+}
+
 /// Asks for a path; all conditions on headers that cases have are met.
 async fn ask(ingress: &Ingress, path: &str) -> (u16, String) {
     let request = Request::get(path).header("host", "shop.example").header("x-a", "1").body(empty());
@@ -96,7 +104,8 @@ fn about<'a>(rows: &'a Value, case: &Case) -> Vec<&'a Value> {
 /// What `/config` says of the Mapping of a case: its action and reason.
 fn route(config: &Value, case: &Case) -> (String, String) {
     let name = format!("default/{}", case.name);
-    let routes = config["hosts"].as_array().expect("hosts").iter().flat_map(|host| host["routes"].as_array());
+    let routes =
+        config["hosts"].as_array().expect("hosts").iter().filter_map(|host| host["routes"].as_array());
     let found = routes.flatten().find(|route| route["mapping"] == *name).cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     (text(&found["action"]), text(&found["unavailable"]["reason"]))
@@ -143,8 +152,7 @@ async fn broken_at_first_load() {
         scene.expect(counted, || format!("{}: {} is in no metric", case.name, case.code));
         answers(&mut scene, &ingress, case, &config).await;
     }
-    let (status, _) = ask(&ingress, "/neighbour/x").await;
-    scene.expect(status == 200, || format!("the neighbour answered {status}"));
+    scene.expect_neighbour(&ingress).await;
     scene.expect_silence();
     scene.end();
 }
@@ -162,7 +170,7 @@ fn findings(scene: &mut Scene, case: &Case, rows: &Value, text: &str) {
     let Some(row) = found else {
         return scene.expect(false, || format!("{}: no such finding in {rows:#?}", case.name));
     };
-    let line = scene.line(row);
+    let line = named_line(row);
     scene.expect(line.contains(case.line), || format!("{}: line {} is `{line}`", case.name, row["line"]));
     let start = format!("{}:{}: ", row["file"].as_str().unwrap_or_default(), row["line"]);
     let remedy = row["remedy"].as_str().unwrap_or_default();
@@ -230,8 +238,7 @@ async fn broken_by_an_edit_and_healed_by_the_next() {
             .any(|line| line["code"] == case.code && line.to_string().contains(case.name));
         scene.expect(logged, || format!("{}: {} is not in the log", case.name, case.code));
     }
-    let (status, _) = ask(&ingress, "/neighbour/x").await;
-    scene.expect(status == 200, || format!("the neighbour answered {status}"));
+    scene.expect_neighbour(&ingress).await;
     for case in &cases {
         scene.write(case, &good(&scene.world, case.name));
     }

@@ -5,9 +5,12 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
-    reason = "a test may stop where it fails"
+    clippy::print_stderr,
+    reason = "a test may stop where it fails, and says what it measured"
 )]
 
+mod drain;
+mod explain_agrees;
 mod fail_closed;
 mod harness;
 mod rotation;

@@ -182,7 +182,7 @@ async fn lane_of(
     while !enough.load(Relaxed) {
         let path = format!("/{}/{turn}", WAYS[turn % WAYS.len()].name());
         turn += 1;
-        let answer = if lane % 2 == 0 {
+        let answer = if lane.is_multiple_of(2) {
             let request = Request::get(&path).header("host", "shop.example").body(empty()).expect("request");
             http1.try_ask(request).await
         } else {

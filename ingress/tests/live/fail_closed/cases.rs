@@ -59,7 +59,8 @@ impl World {
 }
 
 fn document(kind: &str, namespace: &str, name: &str, fields: &str) -> String {
-    let fields: String = fields.lines().map(|line| format!("  {line}\n")).collect();
+    let fields: Vec<_> = fields.lines().map(|line| format!("  {line}\n")).collect();
+    let fields = fields.concat();
     format!(
         "---\napiVersion: getambassador.io/v3alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n{fields}"
     )
@@ -253,7 +254,7 @@ fn mappings() -> Vec<Case> {
     {
         let broken = with_fields(name, line);
         let line = line.split("{P}").next().unwrap_or_default();
-        cases.push(Case { broken, line, ..case(name, ("bad_service", "spec.service", ""), "") });
+        cases.push(Case { line, broken, ..case(name, ("bad_service", "spec.service", ""), "") });
     }
     cases
 }

@@ -90,14 +90,13 @@ impl Pair {
 
 /// A `kubernetes.io/tls` Secret; keys without a value are left out.
 pub(crate) fn secret(name: &str, data: &[(&str, &str)]) -> String {
-    let mut text = format!(
-        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ntype: kubernetes.io/tls\nstringData:\n"
-    );
-    for (key, value) in data {
-        text += &format!("  {key}: |\n");
-        for line in value.lines() {
-            text += &format!("    {line}\n");
-        }
-    }
-    text
+    let entry = |(key, value): &(&str, &str)| {
+        let lines: Vec<_> = value.lines().map(|line| format!("    {line}\n")).collect();
+        format!("  {key}: |\n{}", lines.concat())
+    };
+    let data: Vec<_> = data.iter().map(entry).collect();
+    format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ntype: kubernetes.io/tls\nstringData:\n{}",
+        data.concat()
+    )
 }

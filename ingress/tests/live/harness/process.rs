@@ -126,7 +126,7 @@ impl Ingress {
     pub(crate) async fn ended(&mut self) -> (ExitStatus, Duration) {
         let began = Instant::now();
         let mut status = None;
-        let deadline = Duration::from_secs(60);
+        let deadline = Duration::from_mins(1);
         while status.is_none() {
             assert!(began.elapsed() < deadline, "still runs: {:#?}", self.stderr.lock());
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Collected, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
@@ -159,7 +159,7 @@ pub(crate) const MESSAGES: usize = 20;
 /// A unary call echoes; a server stream sends [`MESSAGES`] messages over [`MESSAGES`] times [`SLOW`] / 4. Both end in trailers.
 async fn grpc(request: Request<Incoming>, path: &str) -> Response<Body> {
     let streams = path.ends_with("/Stream");
-    let sent = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let sent = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
     let count = if streams { MESSAGES } else { 1 };
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));

@@ -9,14 +9,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
 
 use super::harness::{
     Ingress, Upstream,
-    client::{Body, Http1, Http2, empty},
+    client::{Http1, Http2, MESSAGE, call, empty},
     replace, until,
     upstream::MESSAGES,
 };
@@ -65,17 +64,6 @@ async fn http2(addr: SocketAddr, done: Arc<Done>) -> Result<(), String> {
         };
     }
     Ok(())
-}
-
-/// A message of five bytes with its prefix.
-const MESSAGE: &[u8] = b"\0\0\0\0\x05hello";
-
-fn call(method: &str) -> Request<Body> {
-    Request::post(format!("http://shop.example/grpc/{method}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Full::new(Bytes::from_static(MESSAGE)).boxed_unsync())
-        .expect("request")
 }
 
 /// Calls until nobody accepts any longer; each must end with all its messages and with trailers that say OK.

@@ -13,4 +13,5 @@ mod drain;
 mod explain_agrees;
 mod fail_closed;
 mod harness;
+mod recreated;
 mod rotation;

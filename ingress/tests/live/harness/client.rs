@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Empty, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -23,6 +23,18 @@ pub(crate) async fn get(addr: SocketAddr, host: &str, path: &str) -> (u16, Strin
 
 pub(crate) fn empty() -> Body {
     Empty::new().boxed_unsync()
+}
+
+/// A message of five bytes with its prefix.
+pub(crate) const MESSAGE: &[u8] = b"\0\0\0\0\x05hello";
+
+/// A gRPC call of a method.
+pub(crate) fn call(method: &str) -> Request<Body> {
+    Request::post(format!("http://shop.example/grpc/{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from_static(MESSAGE)).boxed_unsync())
+        .expect("request")
 }
 
 /// A client of HTTP/1.1 with one connection at a time.

@@ -112,7 +112,8 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, seen: Arc<Seen>
     serve(Counted { inner: stream, seen }, serial).await;
 }
 
-fn serial(der: &[u8]) -> String {
+/// The serial number of a certificate.
+pub(crate) fn serial(der: &[u8]) -> String {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("X.509");
     format!("{:X}", certificate.tbs_certificate.serial)
 }
@@ -156,11 +157,15 @@ const SLOW: Duration = Duration::from_millis(100);
 /// Messages of a gRPC server stream.
 pub(crate) const MESSAGES: usize = 20;
 
-/// A unary call echoes; a server stream sends [`MESSAGES`] messages over [`MESSAGES`] times [`SLOW`] / 4. Both end in trailers.
+/// A unary call echoes; a server stream sends [`MESSAGES`], each a quarter of [`SLOW`] after the other; a long one ten times as
+/// many. All end in trailers.
 async fn grpc(request: Request<Incoming>, path: &str) -> Response<Body> {
-    let streams = path.ends_with("/Stream");
+    let count = match path.rsplit('/').next() {
+        Some("Stream") => MESSAGES,
+        Some("Long") => 10 * MESSAGES,
+        _ => 1,
+    };
     let sent = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
-    let count = if streams { MESSAGES } else { 1 };
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let frames = futures_util::stream::unfold(0, move |at| {

@@ -41,6 +41,18 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
+impl Report {
+    /// A report in its order, each finding once.
+    pub fn new(findings: impl IntoIterator<Item = Finding>) -> Self {
+        let mut findings: Vec<_> = findings.into_iter().collect();
+        findings.sort_by(|a, b| {
+            (&a.origin, a.line, &a.field, &a.message).cmp(&(&b.origin, b.line, &b.field, &b.message))
+        });
+        findings.dedup();
+        Self { findings }
+    }
+}
+
 impl Severity {
     /// `error`, `warning` or `notice`.
     pub fn as_str(self) -> &'static str {

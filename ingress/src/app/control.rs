@@ -12,10 +12,10 @@ use proxy::{
     revoke,
     upstream::Cluster,
 };
-use resource::{FileSource, FolderWatch, Kind, Source as _, StatusSink, Wants};
+use resource::{FileSource, FolderWatch, Kind, Set, Source as _, StatusSink, Wants};
 use tokio_util::sync::CancellationToken;
 
-use super::State;
+use super::{State, graces::Graces};
 use crate::{
     cli::IngressSettings,
     compile::{CompileSettings, Input, compile, conditions::conditions, wants},
@@ -44,6 +44,9 @@ pub(super) struct Control {
     build: Arc<Mutex<Build>>,
     status: Arc<dyn StatusSink>,
     key_folders: FolderWatch,
+    graces: Graces,
+    /// What the last build was made of.
+    set: Arc<Set>,
     said: BTreeSet<String>,
 }
 
@@ -66,6 +69,8 @@ impl Control {
             build: Arc::new(Mutex::new(Build { keyring, publisher, report: Report::default() })),
             status,
             key_folders: FolderWatch::default(),
+            graces: Graces::default(),
+            set: Arc::default(),
             said: BTreeSet::new(),
         }
     }
@@ -77,8 +82,9 @@ impl Control {
 
     /// Compiles the present documents and makes their table, off the control thread.
     pub(super) async fn build(&mut self) -> Result<(Arc<Table>, Vec<Arc<Cluster>>), tokio::task::JoinError> {
-        let (settings, set, build) =
-            (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
+        let (set, in_grace) = self.graces.apply(self.manifests.set(), SystemTime::now());
+        self.set = Arc::clone(&set);
+        let (settings, build) = (Arc::clone(&self.settings), Arc::clone(&self.build));
         let status = Arc::clone(&self.status);
         let control = tokio::runtime::Handle::current();
         let (table, clusters, report, folders) = tokio::task::spawn_blocking(move || {
@@ -93,6 +99,7 @@ impl Control {
                 settings: &settings,
             };
             let (plan, report) = compile(&input);
+            let report = Report::new(report.findings.into_iter().chain(in_grace));
             status.report(conditions(&plan, &report));
             build.report = report.clone();
             let (table, clusters) = build.publisher.table(plan, &build.keyring);
@@ -171,11 +178,12 @@ impl Control {
         }
     }
 
-    /// Looks at certificate files and graces again. A table is only made when a reference became usable or unusable.
+    /// Looks at certificate files and graces again. A table is only made when a reference became usable or unusable, or when
+    /// a deleted context's time is over.
     async fn refresh_keys(&mut self, server: &Server<Table>, state: &State) {
         let before = self.usable();
         let (settings, set, build) =
-            (Arc::clone(&self.settings), self.manifests.set(), Arc::clone(&self.build));
+            (Arc::clone(&self.settings), Arc::clone(&self.set), Arc::clone(&self.build));
         let refreshed = tokio::task::spawn_blocking(move || {
             let wanted = wants(&set.documents, &settings);
             let keyring = &mut build.lock().keyring;
@@ -188,7 +196,7 @@ impl Control {
         };
         // A folder may have been made anew.
         self.key_folders.set(folders);
-        if self.usable() != before {
+        if self.usable() != before || self.graces.is_over(SystemTime::now()) {
             self.republish(server, state).await;
         }
     }

@@ -1,6 +1,7 @@
 //! The running ingress: control loop, publishing, admin, drain.
 
 mod control;
+mod graces;
 mod logging;
 mod state;
 mod status;

@@ -139,17 +139,13 @@ pub fn compile(input: &Input<'_>) -> (Plan, Report) {
     let listeners = listener::compile(&mut compiler, &ours, &hosts);
     let mut findings = compiler.findings;
     findings.extend(input.errors.iter().map(source_finding));
-    findings.sort_by(|a, b| {
-        (&a.origin, a.line, &a.field, &a.message).cmp(&(&b.origin, b.line, &b.field, &b.message))
-    });
-    findings.dedup();
     let plan = Plan {
         listeners,
         hosts: hosts.into_iter().map(|host| host.plan).collect(),
         mappings: mappings.into_iter().map(|mapping| mapping.plan).collect(),
         clusters: compiler.clusters,
     };
-    (plan, Report { findings })
+    (plan, Report::new(findings))
 }
 
 /// The key material that the documents name: what the keyring has to have before a compile.

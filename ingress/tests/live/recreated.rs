@@ -106,6 +106,7 @@ async fn a_context_that_is_made_again_follows_its_secret_even_while_the_old_tabl
     std::fs::remove_file(rig.file("context.yaml")).expect("remove");
     std::fs::remove_file(rig.file("own.yaml")).expect("remove");
     rig.until_reason("tls_context_missing").await;
+    assert_eq!(rig.ask().await, (200, rig.first.serial.clone()), "within its grace");
     assert_eq!(
         rig.plain.seen.connections.load(std::sync::atomic::Ordering::Relaxed),
         1,

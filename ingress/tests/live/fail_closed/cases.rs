@@ -98,7 +98,10 @@ fn under(name: &str, world: &World) -> String {
 
 /// All cases.
 pub(super) fn all(world: &World) -> Vec<Case> {
-    [bytes(world), contexts(world), mappings(), paths(world)].into_iter().flatten().collect()
+    [bytes(world), references(world), settings(world), mappings(), paths(world)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Key material that cannot be used: the Mapping that needs it is refused, unless an earlier one was good.
@@ -141,67 +144,69 @@ fn bytes(world: &World) -> Vec<Case> {
     ]
 }
 
-/// References and settings of a context: a changed document has no last good state.
-fn contexts(world: &World) -> Vec<Case> {
-    let keys = |name: &str| keys(name, &world.pair.cert, &world.pair.key);
-    let case = |name: &'static str, code, context: String| Case {
+/// A good Secret, a Mapping, and a context between them that is not as it should be.
+fn under_context(world: &World, (name, code): (&'static str, &'static str), context: &str) -> Case {
+    Case {
         name,
         code,
         object: "Mapping",
         field: "spec.tls",
         line: "tls:",
-        broken: keys(name) + &context + &mapping(name),
+        broken: keys(name, &world.pair.cert, &world.pair.key) + context + &mapping(name),
         place: Place::Kept,
         after: After::Refused,
-    };
-    let fields = |name: &'static str, code, fields: &str| {
-        case(name, code, context(name, &format!("ca_secret: roots\n{fields}")))
-    };
-    // The context itself is named, at the field that is wrong.
-    let at = |field: &'static str, line: &'static str, case: Case| Case {
-        object: "TLSContext",
-        field,
-        line,
-        ..case
-    };
+    }
+}
+
+/// References that lead nowhere: a changed document has no last good state.
+fn references(world: &World) -> Vec<Case> {
+    let case = |name, code, context: &str| under_context(world, (name, code), context);
+    let fields =
+        |name, code, fields: &str| case(name, code, &context(name, &format!("ca_secret: roots\n{fields}")));
     let two = |name| {
         document("TLSContext", "a", name, "hosts: []") + &document("TLSContext", "b", name, "hosts: []")
     };
+    let other = good(world, "other-tls").replace("tls: other-tls", "tls: nobody");
     vec![
-        case("wrong-tls", "tls_context_missing", String::new()),
-        case("in-two-namespaces", "tls_context_missing", two("in-two-namespaces")),
+        // The context of the good state is deleted by this edit, and has its grace.
+        Case { after: After::LastGood, ..case("wrong-tls", "tls_context_missing", "") },
+        Case { broken: other, line: "tls: nobody", ..case("other-tls", "tls_context_missing", "") },
+        case("in-two-namespaces", "tls_context_missing", &two("in-two-namespaces")),
         fields("no-secret", "secret_missing", "secret: nowhere"),
-        case("no-ca", "secret_missing", context("no-ca", "secret: own\nca_secret: nowhere")),
+        case("no-ca", "secret_missing", &context("no-ca", "secret: own\nca_secret: nowhere")),
         fields("no-crl", "secret_missing", "secret: own\ncrl_secret: nowhere"),
         fields("no-files", "file_missing", "cert_chain_file: nowhere.crt\nprivate_key_file: nowhere.key"),
-        case("no-socket", "no_spiffe_socket", context("no-socket", "spiffe: {}")),
-        at(
-            "spec.min_tls_version",
-            "min_tls_version: v9",
-            fields("enum-version", "unknown_value", "secret: own\nmin_tls_version: v9"),
+        case("no-socket", "no_spiffe_socket", &context("no-socket", "spiffe: {}")),
+    ]
+}
+
+/// Settings that cannot be meant: the context itself is named, at the field that is wrong, and so is the Mapping.
+fn settings(world: &World) -> Vec<Case> {
+    let case = |name, code, (field, line): (&'static str, &'static str), fields: &str| Case {
+        object: "TLSContext",
+        field,
+        line,
+        ..under_context(world, (name, code), &context(name, &format!("ca_secret: roots\n{fields}")))
+    };
+    let value = |name, field, line: &'static str| case(name, "unknown_value", (field, line), line);
+    vec![
+        value("enum-version", "spec.min_tls_version", "min_tls_version: v9"),
+        value("enum-verify", "spec.verify", "verify: maybe"),
+        case(
+            "versions-crossed",
+            "tls_settings",
+            ("spec.max_tls_version", "max_tls_version: v1.2"),
+            "min_tls_version: v1.3\nmax_tls_version: v1.2",
         ),
-        at(
-            "spec.verify",
-            "verify: maybe",
-            fields("enum-verify", "unknown_value", "secret: own\nverify: maybe"),
-        ),
-        at(
-            "spec.max_tls_version",
-            "max_tls_version: v1.2",
-            fields("versions-crossed", "tls_settings", "min_tls_version: v1.3\nmax_tls_version: v1.2"),
-        ),
-        at(
-            "spec.cipher_suites",
+        case(
+            "no-suite",
+            "tls_settings",
+            ("spec.cipher_suites", "cipher_suites: [NONE]"),
             "cipher_suites: [NONE]",
-            fields("no-suite", "tls_settings", "secret: own\ncipher_suites: [NONE]"),
         ),
-        at("spec.spiffe.ids", "ids: [none]", fields("bad-id", "bad_spiffe_id", "spiffe:\n  ids: [none]")),
-        at(
-            "spec.cert_chain_file",
-            "cert_chain_file:",
-            fields("half", "tls_settings", "cert_chain_file: tls.crt"),
-        ),
-        at("spec.secret", "secret: [own]", fields("secret-list", "wrong_type", "secret: [own]")),
+        case("bad-id", "bad_spiffe_id", ("spec.spiffe.ids", "ids: [none]"), "spiffe:\n  ids: [none]"),
+        case("half", "tls_settings", ("spec.cert_chain_file", "tls.crt"), "cert_chain_file: tls.crt"),
+        case("secret-list", "wrong_type", ("spec.secret", "secret: [own]"), "secret: [own]"),
     ]
 }
 

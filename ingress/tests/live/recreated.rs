@@ -1,17 +1,15 @@
 //! What is deleted and made again, as many tools rotate, goes on serving; and what listeners present is rotated, too.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_util::either::Either;
 
 use super::harness::{
     Authority, Ingress, Pair, Upstream,
     certs::secret,
-    client::{self, Http2, call},
+    client::{self, Http2, Target, call},
     kubelet, replace, until,
 };
 
@@ -125,12 +123,8 @@ async fn a_context_that_is_made_again_follows_its_secret_even_while_the_old_tabl
 
 /// The serial number that a listener presents to a new connection.
 async fn presented(addr: std::net::SocketAddr, authority: &Authority) -> String {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.der().clone()).expect("authority");
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let name = ServerName::try_from("shop.example").expect("name");
-    let stream = TcpStream::connect(addr).await.expect("connect");
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("handshake");
+    let target = Target::tls(addr, authority, b"http/1.1");
+    let Some(Either::Right(stream)) = target.connect().await else { panic!("no handshake") };
     super::harness::upstream::serial(stream.get_ref().1.peer_certificates().expect("presented")[0].as_ref())
 }
 

@@ -1,6 +1,6 @@
 //! Clients: one request, or a connection that is kept for many, honouring `connection: close` and GOAWAY.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,7 +10,12 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
+
+use super::Authority;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -37,15 +42,54 @@ pub(crate) fn call(method: &str) -> Request<Body> {
         .expect("request")
 }
 
+/// Where clients connect to, and whether over TLS.
+#[derive(Clone)]
+pub(crate) struct Target {
+    addr: SocketAddr,
+    tls: Option<TlsConnector>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Self {
+        Self { addr, tls: None }
+    }
+}
+
+impl Target {
+    /// TLS to `shop.example`, under an authority.
+    pub(crate) fn tls(addr: SocketAddr, authority: &Authority, alpn: &[u8]) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).expect("authority");
+        let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Self { addr, tls: Some(TlsConnector::from(Arc::new(config))) }
+    }
+
+    /// `None` where nobody accepts any longer: refused, or closed before the handshake, so that nothing was sent.
+    pub(crate) async fn connect(&self) -> Option<MaybeTls> {
+        let stream = TcpStream::connect(self.addr).await.ok()?;
+        let _only_slower = stream.set_nodelay(true);
+        match &self.tls {
+            None => Some(Either::Left(stream)),
+            Some(tls) => {
+                let name = ServerName::try_from("shop.example").expect("name");
+                tls.connect(name, stream).await.ok().map(Either::Right)
+            }
+        }
+    }
+}
+
+pub(crate) type MaybeTls = Either<TcpStream, TlsStream<TcpStream>>;
+
 /// A client of HTTP/1.1 with one connection at a time.
 pub(crate) struct Http1 {
-    addr: SocketAddr,
+    target: Target,
     sender: Option<http1::SendRequest<Body>>,
 }
 
 impl Http1 {
-    pub(crate) fn new(addr: SocketAddr) -> Self {
-        Self { addr, sender: None }
+    pub(crate) fn new(target: impl Into<Target>) -> Self {
+        Self { target: target.into(), sender: None }
     }
 
     /// A connection, whether kept or fresh; `None` once nobody accepts any longer.
@@ -55,8 +99,7 @@ impl Http1 {
             kept.ready().await.map_err(|error| format!("closed without `connection: close`: {error}"))?;
             return Ok(Some(kept));
         }
-        let Ok(stream) = TcpStream::connect(self.addr).await else { return Ok(None) };
-        let _only_slower = stream.set_nodelay(true);
+        let Some(stream) = self.target.connect().await else { return Ok(None) };
         let (sender, running) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::spawn(running);
@@ -79,15 +122,15 @@ impl Http1 {
     }
 }
 
-/// A client of HTTP/2 with prior knowledge.
+/// A client of HTTP/2, by prior knowledge or by ALPN.
 pub(crate) struct Http2 {
-    addr: SocketAddr,
+    target: Target,
     sender: Option<http2::SendRequest<Body>>,
 }
 
 impl Http2 {
-    pub(crate) fn new(addr: SocketAddr) -> Self {
-        Self { addr, sender: None }
+    pub(crate) fn new(target: impl Into<Target>) -> Self {
+        Self { target: target.into(), sender: None }
     }
 
     async fn connection(&mut self) -> Option<http2::SendRequest<Body>> {
@@ -98,8 +141,7 @@ impl Http2 {
                 }
                 self.sender = None;
             }
-            let stream = TcpStream::connect(self.addr).await.ok()?;
-            let _only_slower = stream.set_nodelay(true);
+            let stream = self.target.connect().await?;
             let (sender, running) =
                 http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.ok()?;
             tokio::spawn(running);

@@ -36,7 +36,7 @@ pub fn parse(
         kept_last_good: false,
     };
     let roots = Builder::default().build(text).map_err(|Broken { line, message }| {
-        error(line, message, "mend the YAML; until then the documents that were read before stay in use")
+        error(line, message, "mend the YAML; until then nothing new is read from this file, and what was read of it before stays in use")
     })?;
     let mut reader =
         Reader { path, default_namespace, names: HashMap::new(), documents: Vec::new(), errors: Vec::new() };

@@ -57,7 +57,7 @@ impl Record<'_> {
         line.text("path", self.path);
         line.text("protocol", self.protocol);
         line.number("status", u128::from(self.status));
-        line.text("flags", self.flags());
+        line.text("flags", response_flags(self.reason.code()));
         line.text("reason", self.reason.code());
         line.number("duration_us", self.duration.as_micros());
         line.number("bytes_in", u128::from(self.bytes_in));
@@ -92,7 +92,7 @@ impl Record<'_> {
             clean(self.path),
             self.protocol,
             self.status,
-            dash(self.flags()),
+            dash(response_flags(self.reason.code())),
             self.reason.code(),
             self.duration.as_micros(),
             self.bytes_in,
@@ -105,25 +105,32 @@ impl Record<'_> {
         );
         line.into_bytes()
     }
+}
 
-    /// Envoy's response flag for the reason, where it has one.
-    fn flags(&self) -> &'static str {
-        match self.reason.code() {
-            "no_route" | "no_host" => "NR",
-            "no_endpoints" => "UH",
-            "upstream_connect_failed"
-            | "upstream_connect_timeout"
-            | "upstream_tls_failed"
-            | "upstream_dns" => "UF",
-            "upstream_timeout" => "UT",
-            "upstream_reset" => "UC",
-            "upstream_overflow" => "UO",
-            "upstream_protocol" => "UPE",
-            "downstream_reset" => "DC",
-            "stream_idle_timeout" => "SI",
-            "bad_framing" | "bad_request" | "bad_host" | "bad_path" | "headers_too_large" => "DPE",
-            _ => "",
-        }
+/// Envoy's response flag for a reason, where it has one.
+fn response_flags(code: &str) -> &'static str {
+    match code {
+        "no_route" | "no_host" => "NR",
+        "no_endpoints" => "UH",
+        "upstream_connect_failed"
+        | "upstream_connect_timeout"
+        | "upstream_tls_failed"
+        | "upstream_refused_certificate"
+        | "upstream_address_refused"
+        | "upstream_dns"
+        | "identity_pending"
+        | "identity_unavailable"
+        | "identity_expired" => "UF",
+        "upstream_timeout" => "UT",
+        "upstream_reset" => "UC",
+        "upstream_overflow" => "UO",
+        "upstream_protocol" => "UPE",
+        "downstream_reset" => "DC",
+        "stream_idle_timeout" => "SI",
+        "bad_framing" | "bad_request" | "bad_host" | "bad_path" | "headers_too_large" => "DPE",
+        // The upstream's certificate failed a rule: identity's codes. A client's fails before there is a request.
+        code if code.starts_with("peer_") => "UF",
+        _ => "",
     }
 }
 
@@ -167,4 +174,18 @@ fn now() -> String {
 /// Control characters would let a client forge lines.
 fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || c == '"' { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::response_flags;
+
+    #[test]
+    fn an_upstream_that_fails_verification_is_an_upstream_failure() {
+        let codes = identity::VerifyFailure::CODES.iter().chain(identity::Denied::CODES);
+        for code in codes {
+            assert_eq!(response_flags(code), "UF", "{code}");
+        }
+        assert_eq!(response_flags("ok"), "");
+    }
 }

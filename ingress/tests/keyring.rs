@@ -1,5 +1,10 @@
 //! The keyring over Secrets and files: what is bad at first, what is bad later, what goes and what comes back.
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test may stop where it fails")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may stop where it fails"
+)]
 
 use std::{
     collections::BTreeSet,

@@ -5,7 +5,7 @@ use std::ops::Range;
 /// Ranges of the dice for the members of a group, in load order. A group may leave a share, which falls through.
 pub(super) fn shares(weights: &[Option<i64>]) -> Vec<Range<u8>> {
     if let [_only] = weights {
-        return vec![0..100];
+        return std::iter::once(0..100).collect();
     }
     let given: i64 = weights.iter().flatten().sum();
     if weights.iter().flatten().any(|weight| *weight > 100) {

@@ -42,7 +42,7 @@ impl Listener {
         let mut all = terminating();
         let only = all.next().map(|(index, _)| index).filter(|_| all.next().is_none());
         let nameless = tls.any.or(only);
-        Self { clear, tls, nameless, plan }
+        Self { plan, clear, tls, nameless }
     }
 
     /// The Host that a request belongs to.

@@ -1,5 +1,7 @@
 //! Redirects: `Location` = scheme + host + path + query (emissary.md 3.5).
 
+use std::sync::Arc;
+
 use http::{HeaderValue, StatusCode, header};
 use proxy::{
     Reason,
@@ -15,7 +17,8 @@ pub(super) fn answer(plan: &RedirectPlan, prefix_len: usize, head: &Head<'_>, sc
         RedirectPath::Replace(path) => path.to_string(),
         RedirectPath::Prefix(with) => format!("{with}{}", head.path.get(prefix_len..).unwrap_or_default()),
         RedirectPath::Regex { pattern, substitution } => {
-            let edit = PathEdit::Regex { pattern: pattern.clone(), substitution: substitution.clone() };
+            let (pattern, substitution) = (Arc::clone(pattern), Arc::clone(substitution));
+            let edit = PathEdit::Regex { pattern, substitution };
             edit.apply(head.path).unwrap_or_else(|| head.path.to_owned())
         }
     };

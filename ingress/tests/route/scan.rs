@@ -73,32 +73,24 @@ fn written() -> impl Strategy<Value = Written> {
 impl Written {
     fn yaml(&self, name: &str) -> String {
         let (prefix, kind) = self.path;
-        let mut spec = match self.hostname.strip_prefix('~') {
+        let mut spec = vec![format!("prefix: \"{prefix}\""), format!("precedence: {}", self.precedence)];
+        spec.push(match self.hostname.strip_prefix('~') {
             Some(pattern) => format!("host: \"{pattern}\", host_regex: true"),
             None => format!("hostname: \"{}\"", self.hostname),
-        };
-        spec += &format!(", prefix: \"{prefix}\", precedence: {}", self.precedence);
-        spec += match kind {
-            Kind::Prefix => "",
-            Kind::Exact => ", prefix_exact: true",
-            Kind::NoCase => ", case_sensitive: false",
-            Kind::Pattern => ", prefix_regex: true",
-        };
-        if let Some(method) = self.method {
-            spec += &format!(", method: {method}");
+        });
+        match kind {
+            Kind::Prefix => {}
+            Kind::Exact => spec.push("prefix_exact: true".to_owned()),
+            Kind::NoCase => spec.push("case_sensitive: false".to_owned()),
+            Kind::Pattern => spec.push("prefix_regex: true".to_owned()),
         }
-        if !self.headers.is_empty() {
-            let headers: Vec<_> =
-                self.headers.iter().map(|(name, value)| format!("{name}: \"{value}\"")).collect();
-            spec += &format!(", headers: {{{}}}", headers.join(", "));
-        }
-        if let Some((name, value)) = self.query {
-            spec += &format!(", query_parameters: {{{name}: \"{value}\"}}");
-        }
-        if let Some(weight) = self.weight {
-            spec += &format!(", weight: {weight}");
-        }
-        mapping(name, &spec)
+        spec.extend(self.method.map(|method| format!("method: {method}")));
+        let headers: Vec<_> =
+            self.headers.iter().map(|(name, value)| format!("{name}: \"{value}\"")).collect();
+        spec.push(format!("headers: {{{}}}", headers.join(", ")));
+        spec.extend(self.query.map(|(name, value)| format!("query_parameters: {{{name}: \"{value}\"}}")));
+        spec.extend(self.weight.map(|weight| format!("weight: {weight}")));
+        mapping(name, &spec.join(", "))
     }
 
     /// 3.2, as far as these Mappings can differ; descending.
@@ -257,7 +249,9 @@ proptest! {
     ) {
         let mut written = written;
         if crowded {
-            written.iter_mut().for_each(|one| (one.path, one.hostname) = (PATHS[0], HOSTNAMES[0]));
+            for one in &mut written {
+                (one.path, one.hostname) = (PATHS[0], HOSTNAMES[0]);
+            }
         }
         let names: Vec<_> = (0..written.len()).map(|index| format!("m{index:03}")).collect();
         let manifests: String = written.iter().zip(&names).map(|(one, name)| one.yaml(name)).collect();

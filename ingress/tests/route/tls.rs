@@ -15,12 +15,16 @@ use crate::harness::{Ask, HTTP, ask, ask_on, compiled, connection, hello, host, 
 /// A `kubernetes.io/tls` Secret with a fresh certificate.
 fn secret(name: &str, dns: &str) -> String {
     let pair = rcgen::generate_simple_self_signed([dns.to_owned()]).unwrap();
-    let indent = |pem: String| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
     format!(
         "\n---\napiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {{name: {name}}}\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
-        indent(pair.cert.pem()),
-        indent(pair.signing_key.serialize_pem()),
+        indented(&pair.cert.pem()),
+        indented(&pair.signing_key.serialize_pem()),
     )
+}
+
+/// As a block of YAML below a field.
+fn indented(pem: &str) -> String {
+    pem.lines().fold(String::new(), |block, line| block + "    " + line + "\n")
 }
 
 /// A Secret with `ca.crt`.
@@ -28,7 +32,7 @@ fn ca(name: &str) -> String {
     let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
-    let pem: String = pem.lines().map(|line| format!("    {line}\n")).collect();
+    let pem = indented(&pem);
     format!(
         "\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData:\n  ca.crt: |\n{pem}"
     )

@@ -31,6 +31,8 @@ impl Publisher {
 
     /// Builds the table of a plan. What is in use by the table before and is still meant is taken over as it is.
     pub fn table(&mut self, plan: Plan, keys: &Keyring) -> (Arc<Table>, Vec<Arc<Cluster>>) {
+        self.clients.retain(|_, profile| profile.strong_count() > 0);
+        self.servers.retain(|_, profile| profile.strong_count() > 0);
         let clusters: Vec<_> = plan.clusters.iter().map(|cluster| self.cluster(cluster, keys)).collect();
         let profiles =
             plan.hosts.iter().map(|host| host.tls.as_ref().and_then(|tls| self.server(tls, keys))).collect();
@@ -85,7 +87,6 @@ impl Publisher {
             groups: plan.groups.clone(),
         };
         let profile = ServerProfile::new(spec, rule(&plan.rule, keys));
-        self.servers.retain(|_, profile| profile.strong_count() > 0);
         self.servers.insert(key, Arc::downgrade(&profile));
         Some(profile)
     }
@@ -111,7 +112,6 @@ fn client(
         cipher_suites: plan.cipher_suites.clone(),
         groups: plan.groups.clone(),
     });
-    clients.retain(|_, profile| profile.strong_count() > 0);
     clients.insert(key, Arc::downgrade(&profile));
     profile
 }

@@ -93,6 +93,17 @@ pub enum Value {
     Map(Vec<(Box<str>, Node)>),
 }
 
+impl Value {
+    /// Gives back what a collection holds in reserve: documents are kept as long as they are served, and are many.
+    pub(crate) fn shrink(&mut self) {
+        match self {
+            Self::List(items) => items.shrink_to_fit(),
+            Self::Map(fields) => fields.shrink_to_fit(),
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) => {}
+        }
+    }
+}
+
 impl Node {
     /// A field of a map by name; a `null` counts as absent.
     pub fn get(&self, field: &str) -> Option<&Self> {

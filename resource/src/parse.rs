@@ -159,10 +159,11 @@ impl Builder {
             Event::MappingStart(_, anchor, _) => self.enter(at, anchor, Content::Map(Fields::default()))?,
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(Open { line, anchor, content }) = self.open.pop() {
-                    let value = match content {
+                    let mut value = match content {
                         Content::List(items) => Value::List(items),
                         Content::Map(fields) => Value::Map(merge(fields.read)?),
                     };
+                    value.shrink();
                     self.put(Node { line, value }, anchor)?;
                 }
             }

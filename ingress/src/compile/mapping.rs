@@ -73,8 +73,11 @@ pub(crate) struct Compiled {
 
 /// Compiles every Mapping.
 pub(crate) fn compile(compiler: &mut Compiler<'_>, documents: &[&Document]) -> Vec<Compiled> {
-    let mappings = of_kind(documents, "Mapping").into_iter();
-    let mappings = mappings.filter_map(|document| Some((document, one(compiler, document)?))).collect();
+    let found = of_kind(documents, "Mapping");
+    // Plans are large: room is made once, and what is not needed is never touched.
+    let mut mappings = Vec::with_capacity(found.len());
+    compiler.clusters.reserve(found.len());
+    mappings.extend(found.into_iter().filter_map(|document| Some((document, one(compiler, document)?))));
     group::settle(compiler, documents, mappings)
 }
 

@@ -146,7 +146,7 @@ impl Shape {
         };
         match self {
             Self::Plain | Self::Prefixes | Self::Contexts => {
-                request.path = format!("/service-{index:05}/orders/17")
+                request.path = format!("/service-{index:05}/orders/17");
             }
             Self::Hostnames | Self::Hosts => request.authority = format!("h{index:05}.example.com"),
             Self::Random => {
@@ -181,7 +181,7 @@ impl FromStr for Shape {
     }
 }
 
-/// A fixed sequence without a visible order (SplitMix64).
+/// A fixed sequence without a visible order: the finalizer of `SplitMix64`.
 fn scattered(turn: usize) -> usize {
     let mut z = (turn as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

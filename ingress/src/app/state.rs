@@ -113,7 +113,7 @@ impl State {
     }
 
     /// The data plane.
-    pub(crate) fn server(&self) -> &Arc<Server<Table>> {
+    pub fn server(&self) -> &Arc<Server<Table>> {
         &self.server
     }
 

@@ -11,7 +11,8 @@ C="$D/examples/certs"
 expect "the app, with a client certificate" "hello from the app" "$(curl -s --cacert "$C/ca.pem" --cert "$C/client.pem" --key "$C/client-key.pem" https://localhost:8443/hello)"
 expect "over HTTP/1.1 too" "hello from the app" "$(curl -s --http1.1 --cacert "$C/ca.pem" --cert "$C/client.pem" --key "$C/client-key.pem" https://localhost:8443/hello)"
 expect "without one: refused" 000 "$(status_of --cacert "$C/ca.pem" https://localhost:8443/hello)"
-serial() { openssl s_client -connect 127.0.0.1:8443 -servername localhost -CAfile "$C/ca.pem" </dev/null 2>/dev/null | openssl x509 -noout -serial; }
+# s_client shows no certificate of its own, so it is refused in the end; what it was shown is printed before.
+serial() { { openssl s_client -connect 127.0.0.1:8443 -servername localhost -CAfile "$C/ca.pem" </dev/null 2>/dev/null || true; } | openssl x509 -noout -serial; }
 BEFORE=$(serial)
 sh "$D/examples/make-certs.sh" > "$D/certs.log"
 AFTER=$(openssl x509 -in "$C/server.pem" -noout -serial)

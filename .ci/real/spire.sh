@@ -74,6 +74,7 @@ expect_line "nginx verified our SVID" 'verify=SUCCESS protocol=TLSv1.3 sni=filed
 # --- the wrong identity: a valid SVID of the same trust domain that was not expected, and no SVID at all
 SEEN=$(envoy_served)
 expect "a valid SVID with the wrong ID" 503 "$(status_of "$HTTP/wrong/secret")"
+expect "what the client is told" "no healthy upstream: peer_id_mismatch" "$(curl -s "$HTTP/wrong/secret")"
 expect_line "its reason" '"path":"/wrong/secret".*"flags":"UF","reason":"peer_id_mismatch"' "$D/spire.access"
 expect "a certificate that is no SVID" 503 "$(status_of "$HTTP/selfsigned/secret")"
 expect_no_line "Envoy saw no request for somebody else" secret "$D/envoy.tls"

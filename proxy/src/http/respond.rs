@@ -7,14 +7,14 @@ use crate::{Error, Reason, message::Answer};
 
 /// An answer for an error.
 pub(super) fn of_error(error: &Error) -> Answer {
-    let reason = error.reason();
-    let mut answer = Answer::new(error.status(), reason);
-    answer.body = Bytes::from_static(match answer.status {
-        StatusCode::GATEWAY_TIMEOUT => b"upstream request timeout",
-        StatusCode::SERVICE_UNAVAILABLE => b"no healthy upstream",
-        StatusCode::BAD_GATEWAY => b"upstream protocol error",
-        _ => b"",
-    });
+    let mut answer = Answer::new(error.status(), error.reason());
+    let what = match answer.status {
+        StatusCode::GATEWAY_TIMEOUT => "upstream request timeout: ",
+        StatusCode::SERVICE_UNAVAILABLE => "no healthy upstream: ",
+        StatusCode::BAD_GATEWAY => "upstream protocol error: ",
+        _ => "",
+    };
+    answer.body = Bytes::from(format!("{what}{}\n", answer.reason.code()));
     if answer.reason == Reason::OVERFLOW {
         let name = http::HeaderName::from_static("x-envoy-overloaded");
         answer.headers.push((name, HeaderValue::from_static("true")));
@@ -22,8 +22,12 @@ pub(super) fn of_error(error: &Error) -> Answer {
     answer
 }
 
-/// The response for an answer. A gRPC client gets a trailers-only answer instead of a status it does not read.
-pub(super) fn response(answer: Answer, grpc: bool) -> (Response<()>, Bytes) {
+/// The response for an answer; a refusal without words of its own says its reason code, and no more. A gRPC client gets a
+/// trailers-only answer instead of a status it does not read.
+pub(super) fn response(mut answer: Answer, grpc: bool) -> (Response<()>, Bytes) {
+    if answer.body.is_empty() && (answer.status.is_client_error() || answer.status.is_server_error()) {
+        answer.body = Bytes::from(format!("{}\n", answer.reason.code()));
+    }
     let mut response = Response::new(());
     let headers = response.headers_mut();
     for (name, value) in answer.headers {

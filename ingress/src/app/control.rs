@@ -158,6 +158,8 @@ impl Control {
                 () = svid => {}
             }
             revoke::sweep(server.registry());
+            // At the latest a tick after the last edit: nobody may ever edit again.
+            server.sweep();
         }
     }
 

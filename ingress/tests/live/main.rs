@@ -14,4 +14,5 @@ mod explain_agrees;
 mod fail_closed;
 mod harness;
 mod recreated;
+mod removed;
 mod rotation;

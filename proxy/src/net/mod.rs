@@ -216,8 +216,10 @@ impl<R: Router> Server<R> {
         self.listening.lock().iter().map(|open| (Arc::clone(&open.spec().name), open.addr())).collect()
     }
 
-    /// Publishes a table: every worker renews its view, also an idle one; retired tables are dropped off the workers.
+    /// Publishes a table: every worker renews its view, also an idle one; the table before is dropped off the workers, by
+    /// [`Self::sweep`].
     pub fn publish(&self, table: Arc<R>, clusters: Vec<Arc<Cluster>>) {
+        let published = Arc::as_ptr(&table);
         let old = self.shared.table.swap(table);
         let names: std::collections::HashSet<_> =
             clusters.iter().map(|cluster| Arc::clone(&cluster.name)).collect();
@@ -226,9 +228,22 @@ impl<R: Router> Server<R> {
         for worker in self.workers.iter() {
             worker.renew();
         }
+        // What is published again is in use: kept twice, it would never be dropped.
+        if Arc::as_ptr(&old) != published {
+            self.retired.lock().push(old);
+        }
+        self.sweep();
+    }
+
+    /// Drops the retired tables that nobody uses any longer, and with them their clusters and what follows their names.
+    /// Workers let go of a table some time after another was published: whoever publishes calls this on a tick, too.
+    pub fn sweep(&self) {
         let mut retired = self.retired.lock();
-        retired.push(old);
-        retired.retain(|table| Arc::strong_count(table) > 1);
+        let (used, unused): (Vec<_>, Vec<_>) =
+            retired.drain(..).partition(|table| Arc::strong_count(table) > 1);
+        *retired = used;
+        drop(retired);
+        drop(unused);
     }
 
     /// The registry of connections.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use identity::Source;
-use proxy::{limits::Limits, net::Settings, observe::AccessLog};
+use proxy::{limits::Limits, net::Settings, observe::AccessLog, upstream::Resolver};
 
 use super::{CommonArgs, DecisionArgs, ResolveRule, RunArgs, common::AccessLogForm};
 use crate::keyring::Keyring;
@@ -261,9 +261,10 @@ fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Two descriptors for each client connection (one to it, one upstream), and some for the rest.
+/// Two descriptors for each client connection (one to it, one upstream), and some for the rest: admin, files, and the lookups
+/// of names, each with a socket for A and one for AAAA.
 fn connections_from_file_limit() -> usize {
-    const KEPT_FOR_THE_REST: usize = 64;
+    const KEPT_FOR_THE_REST: usize = 64 + 2 * Resolver::MAX_LOOKUPS;
     let limit = std::fs::read_to_string("/proc/self/limits").ok().and_then(|limits| {
         let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
         line.split_whitespace().nth(3)?.parse::<usize>().ok()

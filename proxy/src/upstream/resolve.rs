@@ -9,9 +9,15 @@ use std::{
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
-    net::runtime::TokioRuntimeProvider,
+    lookup_ip::LookupIp,
+    net::{NetError, runtime::TokioRuntimeProvider},
 };
-use tokio::{runtime::Handle, task::AbortHandle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
 
 use super::{Cluster, ServiceRef};
 
@@ -19,15 +25,25 @@ use super::{Cluster, ServiceRef};
 const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(2);
+/// Waits are longer by up to this part of themselves, by chance: names that were asked together spread.
+const JITTER: f64 = 0.1;
+/// A lookup, with all its tries, ends within this.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Names that are asked at the same time, and how many of them may have had no answer before. Each costs sockets (A and AAAA,
+/// for each server): a name server that is silent must not take the descriptors that clients need.
+const LOOKUPS: (usize, usize) = (24, 8);
 
 /// Looks names up and keeps clusters up to date.
 #[derive(Clone, Debug)]
 pub struct Resolver {
-    dns: Option<TokioResolver>,
+    dns: Option<Dns>,
     control: Handle,
 }
 
 impl Resolver {
+    /// Names that are asked at the same time, over all clusters.
+    pub const MAX_LOOKUPS: usize = LOOKUPS.0 + LOOKUPS.1;
+
     /// The system's configuration; tasks run on the control runtime.
     pub fn system(control: Handle) -> Self {
         let dns = TokioResolver::builder_tokio().and_then(|mut builder| {
@@ -37,7 +53,7 @@ impl Resolver {
         if let Err(error) = &dns {
             tracing::warn!(%error, "no DNS: names without --resolve and without a Service manifest will not be found");
         }
-        Self { dns: dns.ok(), control }
+        Self { dns: dns.ok().map(Dns::new), control }
     }
 
     /// Asks these servers, by UDP and TCP, instead of the system's; the hosts file is not read.
@@ -53,7 +69,7 @@ impl Resolver {
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         builder.options_mut().use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
-        Self { dns: builder.build().ok(), control }
+        Self { dns: builder.build().ok().map(Dns::new), control }
     }
 
     /// Follows a cluster's name; the cluster ends the task when it goes. Literal addresses and localhost are known at once.
@@ -72,10 +88,48 @@ impl Resolver {
     }
 }
 
+/// What all lookups share.
+#[derive(Clone, Debug)]
+struct Dns {
+    resolver: TokioResolver,
+    /// For names that were answered, and for those that are new.
+    lookups: Arc<Semaphore>,
+    /// For names that were not: they wait for one another, and for nobody else.
+    repeats: Arc<Semaphore>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum LookupError {
+    #[error("{0}")]
+    Dns(#[from] NetError),
+    #[error("no answer within {DEADLINE:?}")]
+    Silent,
+}
+
+impl Dns {
+    fn new(resolver: TokioResolver) -> Self {
+        let [lookups, repeats] = [LOOKUPS.0, LOOKUPS.1].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { resolver, lookups, repeats }
+    }
+
+    async fn look_up(&self, host: &str, failed: bool) -> Result<LookupIp, LookupError> {
+        let turns = if failed { &self.repeats } else { &self.lookups };
+        // Never closed: an error could not end the wait.
+        let _turn = turns.acquire().await;
+        match timeout(DEADLINE, self.resolver.lookup_ip(host)).await {
+            Ok(answer) => answer.map_err(LookupError::from),
+            Err(_late) => Err(LookupError::Silent),
+        }
+    }
+}
+
 /// Ends with its cluster, which it never keeps alive.
-async fn run(dns: TokioResolver, service: ServiceRef, cluster: Weak<Cluster>) {
+async fn run(dns: Dns, service: ServiceRef, cluster: Weak<Cluster>) {
+    let mut failed = false;
     loop {
-        let answer = dns.lookup_ip(&*service.host).await;
+        let answer = dns.look_up(&service.host, failed).await;
+        failed = answer.is_err();
         let Some(cluster) = cluster.upgrade() else { return };
         let wait = match answer {
             Ok(found) => {
@@ -95,7 +149,7 @@ async fn run(dns: TokioResolver, service: ServiceRef, cluster: Weak<Cluster>) {
             }
         };
         drop(cluster);
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(wait.mul_f64(JITTER.mul_add(fastrand::f64(), 1.0))).await;
     }
 }
 

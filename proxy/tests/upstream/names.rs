@@ -1,6 +1,7 @@
 //! Names: DNS by TTL, last good kept, what a request sees while there is no answer.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -29,6 +30,8 @@ enum Says {
 struct NameServer {
     addr: SocketAddr,
     says: Arc<Mutex<Says>>,
+    /// Names it was asked for.
+    asked: Arc<Mutex<HashSet<Vec<u8>>>>,
 }
 
 impl NameServer {
@@ -36,17 +39,19 @@ impl NameServer {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("bind");
         let addr = socket.local_addr().expect("addr");
         let says = Arc::new(Mutex::new(says));
-        let told = Arc::clone(&says);
+        let asked = Arc::<Mutex<HashSet<_>>>::default();
+        let (told, heard) = (Arc::clone(&says), Arc::clone(&asked));
         tokio::task::spawn_local(async move {
             let mut query = [0; 512];
             while let Ok((len, from)) = socket.recv_from(&mut query).await {
                 let says = told.lock().clone();
+                heard.lock().insert(query[12..len].iter().copied().take_while(|byte| *byte != 0).collect());
                 if let Some(answer) = answer(&query[..len], &says) {
                     socket.send_to(&answer, from).await.expect("send");
                 }
             }
         });
-        Self { addr, says }
+        Self { addr, says, asked }
     }
 
     fn resolver(&self) -> Resolver {
@@ -144,6 +149,23 @@ fn a_silent_name_server_costs_the_connect_timeout() {
         let error = rig.ask(&route(&cluster), get("/")).await.0.unwrap_err();
         assert_eq!(error.reason(), Reason::UPSTREAM_DNS);
         assert!((80..1000).contains(&begin.elapsed().as_millis()));
+    });
+}
+
+#[test]
+fn many_names_of_a_silent_name_server_are_asked_a_few_at_a_time() {
+    local(async {
+        let dns = NameServer::start(Says::Nothing).await;
+        let clusters = Clusters::new(Some(dns.resolver()));
+        let named: Vec<_> = (0..900).map(|n| named(&clusters, &format!("svc{n}.test."), 80)).collect();
+        let asked = || dns.asked.lock().len();
+        until("names are asked", || asked() > 0).await;
+        // Lookups that are given up come later than this; unbounded, all names are asked at once.
+        let more = until("", || asked() > Resolver::MAX_LOOKUPS);
+        assert!(tokio::time::timeout(Duration::from_millis(500), more).await.is_err(), "{} asked", asked());
+        *dns.says.lock() = Says::Addresses(vec!["127.0.0.1".parse().unwrap()], 60);
+        until("all are asked in their turn", || named.iter().all(|cluster| !addresses(cluster).is_empty()))
+            .await;
     });
 }
 

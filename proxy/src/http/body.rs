@@ -93,12 +93,13 @@ impl<R: Router> Body for OutBody<R> {
                 Poll::Ready(Some(Err(BodyError(Reason::UPSTREAM_RESET))))
             }
             Poll::Ready(Some(Ok(mut frame))) => {
-                if let Some(trailers) = frame.trailers_mut() {
+                let trailers = frame.trailers_mut().map(|trailers| {
                     hygiene::strip_response_trailers(trailers);
                     self.exchange.note_trailers(trailers);
-                }
+                });
                 self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
-                if self.is_end_stream() {
+                // Nothing comes behind trailers; hyper does not ask again, and an HTTP/1.1 body does not say that it has ended.
+                if trailers.is_some() || self.is_end_stream() {
                     self.exchange.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))

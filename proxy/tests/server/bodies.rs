@@ -162,3 +162,26 @@ async fn a_client_that_vanishes_is_recorded_and_frees_the_upstream() {
     until("the record is written", || rig.failures("downstream_reset") == 1).await;
     until("both connections are gone", || rig.server.registry().is_empty()).await;
 }
+
+#[tokio::test]
+async fn an_answer_with_trailers_over_http1_has_ended_whole() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (rig, lines) = Rig::logging(Table::new(listener.local_addr().unwrap()));
+    tokio::spawn(async move {
+        // Workers do not share connections: kept open, so that none looks cut.
+        let mut open = Vec::new();
+        while let Ok((mut upstream, _)) = listener.accept().await {
+            read_until(&mut upstream, "\r\n\r\n").await;
+            let answer =
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-t: v\r\n\r\n";
+            upstream.write_all(answer).await.unwrap();
+            open.push(upstream);
+        }
+    });
+    let mut client = rig.h1().await;
+    assert_eq!(text(client.send_request(get("/")).await.unwrap()).await, "abc");
+    assert_eq!(lines.next().await["reason"], "ok", "to HTTP/1.1");
+    assert_eq!(text(rig.h2().await.send_request(get2("/")).await.unwrap()).await, "abc");
+    assert_eq!(lines.next().await["reason"], "ok", "to HTTP/2");
+    assert_eq!(rig.failures("downstream_reset"), 0);
+}

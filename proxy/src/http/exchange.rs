@@ -117,6 +117,9 @@ impl<R: Router> Exchange<R> {
         }
         let authority = framing::authority(self.version, request.uri(), request.headers()).map_err(refuse)?;
         self.outcome.borrow_mut().authority.clone_from(&authority);
+        if self.version == Version::HTTP_2 {
+            fields::join_cookies(request.headers_mut());
+        }
         let uri = request.uri().clone();
         let raw_path = if uri.path().is_empty() { "/" } else { uri.path() };
         let path =

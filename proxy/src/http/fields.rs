@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{ConnMeta, message::Scheme, route::HttpPolicy};
 
@@ -34,6 +34,21 @@ pub fn client(headers: &HeaderMap, conn: &ConnMeta, policy: &HttpPolicy) -> Sock
         std::str::from_utf8(entry.trim_ascii()).ok()?.parse::<IpAddr>().ok()
     });
     named.map_or_else(|| conn.client(), |ip| SocketAddr::new(ip.to_canonical(), 0))
+}
+
+/// One `cookie` field for the crumbs of an HTTP/2 request (RFC 9113 8.2.3): a server of HTTP/1.1 reads the first field alone.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    let sensitive = crumbs.iter().any(|crumb| crumb.is_sensitive());
+    let bytes: Vec<_> = crumbs.iter().map(|crumb| crumb.as_bytes()).collect();
+    // Of valid values a valid one.
+    if let Ok(mut cookie) = HeaderValue::from_bytes(&bytes.join(&b"; "[..])) {
+        cookie.set_sensitive(sensitive);
+        headers.insert(header::COOKIE, cookie);
+    }
 }
 
 /// Who sent a request: the peer that is named in `x-forwarded-for` from now on, and the client behind trusted proxies.

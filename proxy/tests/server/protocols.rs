@@ -161,3 +161,23 @@ async fn a_published_table_is_seen_by_new_requests_and_leaves_running_ones_alone
     drop(stream);
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "b");
 }
+
+#[tokio::test]
+async fn cookie_crumbs_of_http2_are_one_field_for_routing_and_for_the_upstream() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let mut table = Table::new(upstream().await);
+        table.routes[0] = route(upstream().await, protocol);
+        table.decide = Box::new(|head| {
+            let whole = head.fields.get("cookie").is_some_and(|cookie| *cookie == b"a=b; c=d; e=f"[..]);
+            (!whole).then(|| answer(404, Reason::NO_ROUTE))
+        });
+        let rig = Rig::start(table);
+        let crumbs = ["a=b", "c=d; e=f"];
+        let request = crumbs
+            .iter()
+            .fold(Request::get("http://example.org/"), |request, crumb| request.header("cookie", *crumb));
+        let seen = text(rig.h2().await.send_request(request.body(empty()).unwrap()).await.unwrap()).await;
+        assert_eq!(seen.matches("cookie: ").count(), 1, "{seen}");
+        assert!(seen.contains("\ncookie: a=b; c=d; e=f\n"), "{seen}");
+    }
+}

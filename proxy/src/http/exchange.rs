@@ -110,12 +110,7 @@ impl<R: Router> Exchange<R> {
         let policy = view.http(meta);
         let refuse = |reject: framing::Reject| self.refuse(reject);
         self.bounded(request.headers())?;
-        framing::request(self.version, request.headers()).map_err(refuse)?;
-        self.one_length(request.headers()).map_err(refuse)?;
-        if request.method() == http::Method::CONNECT {
-            return Err(refuse(framing::Reject::connect()));
-        }
-        let authority = framing::authority(self.version, request.uri(), request.headers()).map_err(refuse)?;
+        let authority = self.understood(&request).map_err(refuse)?;
         self.outcome.borrow_mut().authority.clone_from(&authority);
         if self.version == Version::HTTP_2 {
             fields::join_cookies(request.headers_mut());
@@ -159,6 +154,21 @@ impl<R: Router> Exchange<R> {
             edits: view.edits(decision.edits),
         };
         self.forward(request, route, &target).await.map_err(|error| self.failed(&error))
+    }
+
+    /// Refuses what can be read in two ways or is not offered; gives the authority.
+    fn understood(&self, request: &Request<Incoming>) -> Result<String, framing::Reject> {
+        framing::request(self.version, request.headers())?;
+        let fragment = self.conn.phase.has_fragment();
+        self.one_length(request.headers())?;
+        if request.method() == http::Method::CONNECT {
+            return Err(framing::Reject::connect());
+        }
+        framing::target(request.uri())?;
+        if fragment {
+            return Err(framing::Reject::fragment());
+        }
+        framing::authority(self.version, request.uri(), request.headers())
     }
 
     /// Refuses a chunked request that also has a length. Where the bytes of the head are not at hand, the connection ends

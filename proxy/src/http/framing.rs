@@ -26,6 +26,16 @@ impl Reject {
         Self { status, reason: Reason::BAD_REQUEST, message: "CONNECT is not supported" }
     }
 
+    fn target(message: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason: Reason::BAD_REQUEST, message }
+    }
+
+    /// Only the bytes of the head tell it: the parser drops it.
+    pub(super) fn fragment() -> Self {
+        let status = StatusCode::BAD_REQUEST;
+        Self { status, reason: Reason::BAD_PATH, message: "a fragment in the target" }
+    }
+
     fn host(message: &'static str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: Reason::BAD_HOST, message }
     }
@@ -83,6 +93,16 @@ pub(super) fn protocol(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
+    }
+}
+
+/// Whether a target has a form that may be asked for: an authority alone is for CONNECT (RFC 9112 3.2.3), and its host would
+/// win over the Host field that a proxy in front has looked at; other schemes are not served.
+pub fn target(uri: &Uri) -> Result<(), Reject> {
+    match uri.scheme_str() {
+        None if uri.authority().is_some() => Err(Reject::target("a target that is an authority alone")),
+        None | Some("http" | "https") => Ok(()),
+        Some(_) => Err(Reject::target("a target of another scheme than http or https")),
     }
 }
 
@@ -158,6 +178,16 @@ mod tests {
         assert!(of("/", &[("host", "")]).is_err());
         let h2 = authority(Version::HTTP_2, &Uri::from_static("http://a/"), &headers(&[("host", "b")]));
         assert!(h2.is_err());
+    }
+
+    #[test]
+    fn targets_that_no_origin_server_is_asked_for_are_refused() {
+        for bad in ["internal.test", "h:80", "ftp://h/x"] {
+            assert!(target(&Uri::from_static(bad)).is_err(), "{bad}");
+        }
+        for good in ["/", "*", "/a:b", "http://h", "HTTPS://h/x"] {
+            assert!(target(&Uri::from_static(good)).is_ok(), "{good}");
+        }
     }
 
     #[test]

@@ -15,5 +15,5 @@ mod stuck;
 mod timed;
 
 pub(crate) use engine::serve;
-pub use framing::{Reject, authority, message, request};
+pub use framing::{Reject, authority, message, request, target};
 pub use normalize::path as normalize_path;

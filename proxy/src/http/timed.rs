@@ -84,6 +84,12 @@ impl Phase {
         self.whole.replace(false).then(|| names_length(&self.head.borrow()))
     }
 
+    /// The head that was just read has a fragment in its target. hyper drops it. Not known of a head that does not begin
+    /// these bytes, and of HTTP/2.
+    pub(super) fn has_fragment(&self) -> bool {
+        self.whole.get() && lines(&self.head.borrow()).next().is_some_and(|line| line.contains(&b'#'))
+    }
+
     /// The bytes of the head are not needed any longer.
     pub(super) fn forget_head(&self) {
         let mut head = self.head.borrow_mut();
@@ -142,11 +148,15 @@ const EARLY: Duration = Duration::from_secs(1);
 /// An idle connection keeps no more than this for the next head.
 const KEPT_HEAD_BYTES: usize = 512;
 
+/// The lines of the head that bytes begin with.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = bytes.split(|b| *b == b'\n').map(<[u8]>::trim_ascii_end);
+    lines.skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty())
+}
+
 fn names_length(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"content-length";
-    let lines = bytes.split(|b| *b == b'\n').map(<[u8]>::trim_ascii_end);
-    let mut head = lines.skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty());
-    head.any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
+    lines(bytes).any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }
 
 /// I/O that notes when a request head begins.

@@ -270,3 +270,26 @@ async fn an_answer_with_two_readings_is_a_502_and_its_connection_is_not_used_aga
         assert!(seen.starts_with("HTTP/1.1 502"), "{answer:?}: {seen:?}");
     }
 }
+
+#[tokio::test]
+async fn odd_targets_are_refused_by_their_reason_and_reach_no_upstream() {
+    let (addr, seen) = recorder().await;
+    let (rig, lines) = Rig::logging(Table::new(addr));
+    let odd = [
+        ("internal.test", "bad_request"),
+        ("h:80", "bad_request"),
+        ("ftp://h/x", "bad_request"),
+        ("/a#b", "bad_path"),
+        ("http://h/a?b#c", "bad_path"),
+    ];
+    for (target, reason) in odd {
+        let answer = rig.raw(format!("GET {target} HTTP/1.1\r\nhost: public.test\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{target}: {answer}");
+        assert_eq!(lines.next().await["reason"], reason, "{target}");
+    }
+    assert!(seen.lock().is_empty());
+    // Behind another request the parser alone is left: the fragment goes nowhere.
+    let two = "GET /a HTTP/1.1\r\nhost: a\r\n\r\nGET /b#c HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    assert_eq!(rig.raw(two.as_bytes()).await.matches("HTTP/1.1 200").count(), 2);
+    assert!(!String::from_utf8_lossy(&seen.lock()).contains("#c"));
+}

@@ -127,11 +127,12 @@ impl Error {
                 "header_timeout" => StatusCode::REQUEST_TIMEOUT,
                 _ => StatusCode::BAD_REQUEST,
             },
-            Self::DownstreamClosed | Self::Connect { .. } | Self::Identity { .. } | Self::Limit(_) => {
+            // Nobody reads it, unless only half of the connection is closed.
+            Self::DownstreamClosed => StatusCode::BAD_REQUEST,
+            Self::Upstream { reason, .. } if *reason == Reason::UPSTREAM_PROTOCOL => StatusCode::BAD_GATEWAY,
+            Self::Connect { .. } | Self::Identity { .. } | Self::Limit(_) | Self::Upstream { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Upstream { reason, .. } if *reason == Reason::UPSTREAM_PROTOCOL => StatusCode::BAD_GATEWAY,
-            Self::Upstream { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { reason, .. } if *reason == Reason::HEADER_TIMEOUT => StatusCode::REQUEST_TIMEOUT,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -169,7 +170,7 @@ mod tests {
             (downstream(Reason::BAD_HOST), Downstream, Retry::Never, 400),
             (downstream(Reason::HEADERS_TOO_LARGE), Downstream, Retry::Never, 431),
             (downstream(Reason::HEADER_TIMEOUT), Downstream, Retry::Never, 408),
-            (Error::DownstreamClosed, Downstream, Retry::Never, 503),
+            (Error::DownstreamClosed, Downstream, Retry::Never, 400),
             (connect, Upstream, Retry::Unsent, 503),
             (identity, Us, Retry::Never, 503),
             (upstream(Reason::UPSTREAM_RESET, Retry::Idempotent), Upstream, Retry::Idempotent, 503),

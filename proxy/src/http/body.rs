@@ -89,8 +89,8 @@ impl<R: Router> Body for OutBody<R> {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(_upstream_failed))) => {
-                self.exchange.fail(&Reason::UPSTREAM_RESET);
-                Poll::Ready(Some(Err(BodyError(Reason::UPSTREAM_RESET))))
+                let reason = self.exchange.cut();
+                Poll::Ready(Some(Err(BodyError(reason))))
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 let trailers = frame.trailers_mut().map(|trailers| {

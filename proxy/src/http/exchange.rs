@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     ConnMeta, Error, Reason,
-    message::{Answer, Fields, Head, ReqBody, ResBody, Tally, hygiene},
+    message::{Answer, Broken, Fields, Head, ReqBody, ResBody, Tally, hygiene},
     net::Worker,
     observe::{Counter, Gauge, Record},
     registry::Entry,
@@ -237,7 +237,7 @@ impl<R: Router> Exchange<R> {
         let mut attempts = Attempts::default();
         let sent = self.within_deadlines(self.conn.worker.upstream.send(route, request, &mut attempts)).await;
         self.outcome.borrow_mut().attempts = attempts;
-        let response = sent?;
+        let response = sent.map_err(|error| self.client_failure().unwrap_or(error))?;
         let framed = framing::message(response.version(), response.headers());
         if framed.is_err() || response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             let upstream = route.cluster.name.to_string();
@@ -282,6 +282,27 @@ impl<R: Router> Exchange<R> {
                 }
             }
         }
+    }
+
+    /// What the client's body did to the exchange with the upstream: that fails with it, by no fault of the upstream's.
+    fn client_failure(&self) -> Option<Error> {
+        match self.up.broken()? {
+            Broken::Cut => Some(Error::DownstreamClosed),
+            Broken::Malformed => {
+                self.conn.worker.observe.count(Counter::BadFraming);
+                // Where the next request begins cannot be known.
+                self.last.set(true);
+                let message = "the chunks of the body cannot be read".to_owned();
+                Some(Error::Downstream { reason: Reason::BAD_FRAMING, message })
+            }
+        }
+    }
+
+    /// The upstream's answer has failed on its way; gives the reason.
+    pub(super) fn cut(&self) -> Reason {
+        let reason = self.client_failure().map_or(Reason::UPSTREAM_RESET, |error| error.reason());
+        self.fail(&reason);
+        reason
     }
 
     fn count_timeout(&self, reason: &Reason) {

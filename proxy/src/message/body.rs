@@ -23,12 +23,34 @@ use super::{
 pub struct Tally {
     bytes: Cell<u64>,
     active: Cell<Instant>,
+    broken: Cell<Option<Broken>>,
+}
+
+/// How a client's body failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The client went away before its end.
+    Cut,
+    /// Its chunks cannot be read.
+    Malformed,
+}
+
+impl Broken {
+    /// hyper does not say it in a type of its own: its decoder's error of the I/O family does.
+    fn of(error: &hyper::Error) -> Self {
+        use std::io::{Error, ErrorKind};
+        let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Error>());
+        match source.map(Error::kind) {
+            Some(ErrorKind::InvalidData | ErrorKind::InvalidInput) => Self::Malformed,
+            _ => Self::Cut,
+        }
+    }
 }
 
 impl Tally {
     /// Nothing yet.
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { bytes: Cell::new(0), active: Cell::new(Instant::now()) })
+        Rc::new(Self { bytes: Cell::new(0), active: Cell::new(Instant::now()), broken: Cell::new(None) })
     }
 
     /// Bytes of data so far.
@@ -39,6 +61,11 @@ impl Tally {
     /// When the last frame passed.
     pub fn active(&self) -> Instant {
         self.active.get()
+    }
+
+    /// How it failed, if it did: whatever else fails then, it is the client that caused it.
+    pub fn broken(&self) -> Option<Broken> {
+        self.broken.get()
     }
 
     /// Counts a frame.
@@ -93,11 +120,15 @@ impl Body for ReqBody {
             Self::Replay(replay) => return Pin::new(replay).poll_frame(cx),
         };
         let mut frame = ready!(Pin::new(body).poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame {
-            tally.add(frame.data_ref().map_or(0, Bytes::len));
-            if let Some(trailers) = frame.trailers_mut() {
-                hygiene::strip_request_trailers(trailers);
+        match &mut frame {
+            Some(Ok(frame)) => {
+                tally.add(frame.data_ref().map_or(0, Bytes::len));
+                if let Some(trailers) = frame.trailers_mut() {
+                    hygiene::strip_request_trailers(trailers);
+                }
             }
+            Some(Err(error)) => tally.broken.set(Some(Broken::of(error))),
+            None => {}
         }
         Poll::Ready(frame)
     }

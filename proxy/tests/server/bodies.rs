@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use proxy::{
     limits::Limits,
     observe::Counter,
-    upstream::{RetryOn, RetryPolicy},
+    upstream::{Protocol, RetryOn, RetryPolicy},
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
@@ -184,4 +184,49 @@ async fn an_answer_with_trailers_over_http1_has_ended_whole() {
     assert_eq!(text(rig.h2().await.send_request(get2("/")).await.unwrap()).await, "abc");
     assert_eq!(lines.next().await["reason"], "ok", "to HTTP/2");
     assert_eq!(rig.failures("downstream_reset"), 0);
+}
+
+#[tokio::test]
+async fn malformed_chunks_are_the_clients_fault() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let mut table = Table::new(upstream().await);
+        table.routes[0] = route(upstream().await, protocol);
+        let (rig, lines) = Rig::logging(table);
+        for chunks in ["zz\r\n", "fffffffffffffffff\r\n", "3\nabc\n0\n\n", "3\r\nabcd\r\n"] {
+            let head = "POST /count HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+            let seen = rig.raw(format!("{head}{chunks}").as_bytes()).await;
+            assert!(
+                seen.starts_with("HTTP/1.1 400") && seen.contains("connection: close"),
+                "{chunks:?}: {seen}"
+            );
+            let line = lines.next().await;
+            let said = (&line["status"], &line["reason"], &line["flags"]);
+            assert_eq!(said, (&400.into(), &"bad_framing".into(), &"DPE".into()), "{chunks:?}: {line}");
+        }
+        assert_eq!((rig.failures("bad_framing"), rig.failures("upstream_reset")), (4, 0));
+        assert_eq!(rig.total(Counter::BadFraming), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_the_client_cuts_is_the_clients_fault() {
+    let (rig, lines) = Rig::logging(Table::new(upstream().await));
+    let mut stream = rig.connect().await;
+    stream.write_all(b"POST /count HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc").await.unwrap();
+    stream.shutdown().await.unwrap();
+    to_end(&mut stream).await;
+    assert_eq!(lines.next().await["reason"], "downstream_reset");
+    assert_eq!(rig.failures("upstream_reset"), 0);
+}
+
+#[tokio::test]
+async fn chunks_that_break_under_an_answer_cut_it_by_the_clients_fault() {
+    let (rig, lines) = Rig::logging(Table::new(upstream().await));
+    let mut stream = rig.connect().await;
+    let head = b"POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    stream.write_all(head).await.unwrap();
+    read_until(&mut stream, "abc").await;
+    stream.write_all(b"zz\r\n").await.unwrap();
+    assert!(!to_end(&mut stream).await.contains("0\r\n\r\n"));
+    assert_eq!(lines.next().await["reason"], "bad_framing");
 }

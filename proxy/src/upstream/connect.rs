@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use identity::{PeerId, SpiffeId, verify};
+use identity::{ClientTls, PeerId, SpiffeId, verify};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -38,6 +38,19 @@ pub(super) struct ConnFacts {
     pub(super) verified: bool,
 }
 
+/// Why there is no connection, and what was known of it by then.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    pub(super) facts: ConnFacts,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, facts: ConnFacts::default() }
+    }
+}
+
 /// Connections are not used for new requests from this long before the end of our own certificate.
 const RETIRE_BEFORE_END: Duration = Duration::from_secs(2);
 /// A connection that rests this long is probed.
@@ -46,7 +59,7 @@ const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// Connects within the caller's deadline.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Error> {
+pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Failed> {
     let addr = endpoint.addr;
     // An identity that is not there must not cost the upstream a connection.
     let tls = match &*endpoint.transport {
@@ -76,19 +89,35 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Error> {
             offered_alpn: false,
         });
     };
-    let name = tls.sni.clone().unwrap_or_else(|| ServerName::IpAddress(addr.ip().into()));
-    let connector = TlsConnector::from(Arc::clone(&current.config));
-    let stream = connector.connect(name, tcp).await.map_err(|error| handshake_failed(addr, &error))?;
-    let session = stream.get_ref().1;
-    let peer = authorise(tls, endpoint, session.peer_certificates().unwrap_or_default())?;
-    let facts = ConnFacts {
+    secure(tls, endpoint, &current, tcp).await
+}
+
+/// The handshake, and who the upstream is.
+async fn secure(
+    tls: &UpstreamTls,
+    endpoint: &Endpoint,
+    current: &ClientTls,
+    tcp: TcpStream,
+) -> Result<Connected, Failed> {
+    let addr = endpoint.addr;
+    let mut facts = ConnFacts {
         generation: Some(current.generation),
         retire_at: current.credential.as_ref().map(|own| retire_at(own.not_after, SystemTime::now())),
-        tls: session.protocol_version().map(version),
-        peer: Some(peer),
         local_id: current.credential.as_ref().and_then(|own| own.spiffe_id.clone()),
         verified: current.verified,
+        ..ConnFacts::default()
     };
+    let name = tls.sni.clone().unwrap_or_else(|| ServerName::IpAddress(addr.ip().into()));
+    let stream = match TlsConnector::from(Arc::clone(&current.config)).connect(name, tcp).await {
+        Ok(stream) => stream,
+        Err(error) => return Err(Failed { error: handshake_failed(addr, &error), facts }),
+    };
+    let session = stream.get_ref().1;
+    facts.tls = session.protocol_version().map(version);
+    if let Err(error) = authorise(tls, endpoint, session.peer_certificates().unwrap_or_default(), &mut facts)
+    {
+        return Err(Failed { error, facts });
+    }
     let offered_alpn = !tls.profile.spec().alpn.is_empty();
     let h2 = session.alpn_protocol() == Some(b"h2");
     Ok(Connected { stream: Stream::tls(stream), facts: Arc::new(facts), h2, offered_alpn })
@@ -101,18 +130,22 @@ fn retire_at(end: SystemTime, now: SystemTime) -> SystemTime {
     end - RETIRE_BEFORE_END.min(left / 2)
 }
 
-/// The exact identity, compared before any application byte.
+/// The exact identity, compared before any application byte. Who the upstream is becomes a fact before it is compared, so that
+/// the log can name a wrong one; of an upstream that is not verified, only once it may be anyone.
 fn authorise(
     tls: &UpstreamTls,
     endpoint: &Endpoint,
     chain: &[rustls_pki_types::CertificateDer<'_>],
-) -> Result<Arc<PeerId>, Error> {
+    facts: &mut ConnFacts,
+) -> Result<(), Error> {
     let refuse = |code, message| failed(endpoint.addr, Reason::new(code), message);
     let peer = tls.profile.peer(chain).map_err(|failure| refuse(failure.code(), failure.to_string()))?;
     let hot = tls.rule.load();
-    let rule = endpoint.peer.as_deref().unwrap_or(&hot);
-    rule.check(Some(&peer)).map_err(|denied| refuse(denied.code, denied.message))?;
-    Ok(peer)
+    let allowed = endpoint.peer.as_deref().unwrap_or(&hot).check(Some(&peer));
+    if facts.verified || allowed.is_ok() {
+        facts.peer = Some(peer);
+    }
+    allowed.map_err(|denied| refuse(denied.code, denied.message))
 }
 
 fn handshake_failed(addr: SocketAddr, error: &io::Error) -> Error {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     AddressPolicy, Cluster, Endpoint, balance,
     cluster::Known,
-    connect::{Connected, connect, failed},
+    connect::{ConnFacts, Connected, Failed, connect, failed},
 };
 use crate::{
     Error, Reason,
@@ -36,6 +36,8 @@ pub(super) struct Tried {
     addrs: Vec<SocketAddr>,
     /// The endpoint that the outcome belongs to.
     pub(super) last: Option<SocketAddr>,
+    /// What was known of the connection that failed last.
+    pub(super) facts: ConnFacts,
 }
 
 impl Tried {
@@ -105,8 +107,9 @@ impl Dial<'_> {
                             return Ok((connected, endpoint.clone()));
                         }
                         // No endpoint can be reached without it.
-                        Err(error @ Error::Identity { .. }) => return Err(error),
-                        Err(error) => {
+                        Err(Failed { error: error @ Error::Identity { .. }, .. }) => return Err(error),
+                        Err(Failed { error, facts }) => {
+                            tried.facts = facts;
                             self.failed(endpoint, &error);
                             if racing.is_empty() {
                                 return Err(error);

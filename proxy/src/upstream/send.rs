@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     AddressPolicy, Cluster, Endpoint,
     conn::{Opener, Pooled, Sender},
+    connect::ConnFacts,
     dial::{Dial, Tried, endpoints, no_endpoints},
     endpoint::Lease,
     failure::Sent,
@@ -40,7 +41,7 @@ pub struct Attempts {
     pub upstream: Option<SocketAddr>,
     /// `TLSv1.3`...; `None`: cleartext.
     pub tls: Option<&'static str>,
-    /// The upstream, as verified.
+    /// The upstream, as verified; the one that was refused, if its chain was verified and its identity is not the one expected.
     pub peer: Option<Arc<PeerId>>,
     /// What we presented.
     pub local_id: Option<SpiffeId>,
@@ -135,10 +136,10 @@ impl Upstream {
         let addresses = self.addresses.load_full();
         let mut tried = Tried::default();
         let dialled = search.with(self, &addresses).any(&endpoints, &mut tried).await;
-        attempts.upstream = tried.last;
+        attempts.note(tried.last, &tried.facts);
         let (connected, endpoint) =
             dialled.inspect_err(|error| attempts.failure = Some(error.to_string()))?;
-        note(attempts, endpoint.addr, &connected.facts);
+        attempts.note(Some(endpoint.addr), &connected.facts);
         Ok(Box::new(connected.stream))
     }
 
@@ -166,7 +167,7 @@ impl Upstream {
         attempts: &mut Attempts,
     ) -> Result<Response<ResBody>, Error> {
         let ready = self.ready(&route.cluster, attempts).await?;
-        note(attempts, ready.endpoint.addr, &ready.conn.facts);
+        attempts.note(Some(ready.endpoint.addr), &ready.conn.facts);
         if !ready.conn.facts.verified && ready.conn.facts.tls.is_some() {
             self.observe.count(Counter::UpstreamNotVerified);
         }
@@ -210,7 +211,7 @@ impl Upstream {
             };
             let opened = self.open(&search, &endpoints, first, &mut tried).await;
             drop(opening);
-            attempts.upstream = tried.last;
+            attempts.note(tried.last, &tried.facts);
             match opened {
                 Ok((sender, conn, endpoint)) => {
                     let lease = if endpoint.addr == first.addr { lease } else { Lease::new(&endpoint.load) };
@@ -328,9 +329,12 @@ fn is_ambiguous(response: &Response<Incoming>) -> bool {
         || (fields.contains_key(header::TRANSFER_ENCODING) && fields.contains_key(header::CONTENT_LENGTH))
 }
 
-fn note(attempts: &mut Attempts, addr: SocketAddr, facts: &super::connect::ConnFacts) {
-    attempts.upstream = Some(addr);
-    attempts.tls = facts.tls;
-    attempts.peer.clone_from(&facts.peer);
-    attempts.local_id.clone_from(&facts.local_id);
+impl Attempts {
+    /// Where the last try went, and what its connection was made with, as far as that came.
+    pub(super) fn note(&mut self, upstream: Option<SocketAddr>, facts: &ConnFacts) {
+        self.upstream = upstream;
+        self.tls = facts.tls;
+        self.peer.clone_from(&facts.peer);
+        self.local_id.clone_from(&facts.local_id);
+    }
 }

@@ -278,6 +278,26 @@ fn a_connection_retires_before_its_certificate_ends() {
     });
 }
 
+/// The upstream's identity, ours, and the version of TLS, as the access log has them.
+fn known(attempts: &Attempts) -> [String; 3] {
+    let id = |id: Option<&SpiffeId>| id.map(ToString::to_string).unwrap_or_default();
+    let peer = attempts.peer.as_ref().and_then(|peer| peer.spiffe_id.as_ref());
+    [id(peer), id(attempts.local_id.as_ref()), attempts.tls.unwrap_or_default().to_owned()]
+}
+
+#[test]
+fn an_upstream_whose_chain_is_not_good_has_no_identity_to_show() {
+    local(async {
+        let own = source("own", material(&Ca::new("example.org").unwrap(), CLIENT, HOUR));
+        let theirs = source("theirs", material(&Ca::new("example.org").unwrap(), SERVER, HOUR));
+        let server = Behind::start(&theirs, &theirs, &[b"http/1.1"], BOTH).await;
+        let rig = Rig::new();
+        let (answer, attempts) = rig.ask(&route(&cluster(&rig, server.addr, &own, H1)), get("/")).await;
+        assert!(answer.unwrap_err().reason().code().starts_with("peer_"));
+        assert_eq!(known(&attempts), ["", CLIENT, ""]);
+    });
+}
+
 #[test]
 fn the_wrong_identity_hears_no_application_byte() {
     local(async {
@@ -287,8 +307,10 @@ fn the_wrong_identity_hears_no_application_byte() {
         let server = Behind::start(&theirs, &theirs, &[b"http/1.1"], BOTH).await;
         let rig = Rig::new();
         let cluster = cluster(&rig, server.addr, &own, H1);
-        let error = rig.ask(&route(&cluster), get("/")).await.0.unwrap_err();
+        let (answer, attempts) = rig.ask(&route(&cluster), get("/")).await;
+        let error = answer.unwrap_err();
         assert_eq!((error.reason().code(), error.status().as_u16()), ("peer_id_mismatch", 503), "{error}");
+        assert_eq!(known(&attempts), ["spiffe://example.org/ns/shop/sa/evil", CLIENT, "TLSv1.3"]);
         let tunnel = rig.upstream.connect(&cluster, &mut Attempts::default()).await;
         assert_eq!(tunnel.err().map(|error| error.reason()), Some(Reason::new("peer_id_mismatch")));
         until("the server saw the connections close", || server.closed.get() == 2).await;

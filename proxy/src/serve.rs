@@ -9,7 +9,7 @@ use crate::{
     conn::Alpn,
     http,
     net::{Layer, ListenerSpec, Prefixed, Worker},
-    observe::Counter,
+    observe::{Counter, Refused},
     registry::{Facts, Received, Role},
     route::{Accept, Router},
     tcp, tls,
@@ -85,7 +85,11 @@ async fn plain<R: Router>(
         Ok(Ok(seen)) if seen == H2_PREFACE => meta.alpn = Some(Alpn::H2),
         Ok(Ok(_)) => {}
         Ok(Err(_reset)) => return,
-        Err(_late) => return worker.observe.count(Counter::HeaderTimeout),
+        Err(_late) => {
+            worker.observe.count(Counter::HeaderTimeout);
+            let (reason, after) = (Reason::HEADER_TIMEOUT, limits.header_timeout);
+            return worker.observe.refused(&meta, Refused { protocol: "HTTP/1.1", status: 0, reason, after });
+        }
     }
     http::serve(worker, stream, Arc::new(meta), entry).await;
 }

@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
+use http::Version;
 use hyper::{
     Request, Response,
     body::Incoming,
@@ -17,14 +18,15 @@ use tokio::{
 use super::{
     body::OutBody,
     exchange::{self, Conn},
+    framing,
     stuck::StreamExecutor,
     timed::{Phase, Timed},
 };
 use crate::{
-    ConnMeta,
+    ConnMeta, Reason,
     conn::Alpn,
     net::Worker,
-    observe::Counter,
+    observe::{Counter, Refused},
     registry::{Drain, Entry, Received},
     route::Router,
 };
@@ -182,6 +184,7 @@ impl<R: Router> Driver<R> {
         }
         if phase.head_since().is_some_and(|since| since + self.deadlines.header <= now) {
             observe.count(Counter::HeaderTimeout);
+            self.refused(0, Reason::HEADER_TIMEOUT);
             return true;
         }
         let idle = phase.is_idle() && phase.idle_since() + self.deadlines.idle <= now;
@@ -229,8 +232,10 @@ impl<R: Router> Driver<R> {
     fn note(&self, error: &hyper::Error) {
         if error.is_parse_too_large() {
             self.worker.observe.count(Counter::HeadersTooLarge);
+            self.refused(431, Reason::HEADERS_TOO_LARGE);
         } else if error.is_parse() {
             self.worker.observe.count(Counter::BadFraming);
+            self.refused(400, Reason::BAD_FRAMING);
         } else if is_flood(error) {
             // h2 does not say of what: of CONTINUATION frames, or of the resets that it counts itself.
             let counter =
@@ -238,6 +243,13 @@ impl<R: Router> Driver<R> {
             self.refuse(counter, &error.to_string());
         }
         tracing::debug!(%error, "downstream connection ended");
+    }
+
+    /// A head that no exchange has seen: hyper has answered, or nobody.
+    fn refused(&self, status: u16, reason: Reason) {
+        let protocol = framing::protocol(if self.h2 { Version::HTTP_2 } else { Version::HTTP_11 });
+        let after = self.phase.head_since().map(|since| since.elapsed()).unwrap_or_default();
+        self.worker.observe.refused(&self.meta, Refused { protocol, status, reason, after });
     }
 
     /// The client does what no honest one does: the connection ends.

@@ -25,8 +25,10 @@ pub use names::{Counter, Gauge};
 pub use record::Record;
 
 use crate::{
-    Reason,
+    ConnMeta, Reason,
     registry::{Registry, Role},
+    route::Dice,
+    upstream::Attempts,
 };
 use clusters::{ClusterSlabs, Clusters};
 use log::LogWriter;
@@ -169,6 +171,17 @@ impl Observe {
     }
 }
 
+/// A request that was refused before its head was read whole.
+pub(crate) struct Refused {
+    /// `HTTP/1.1`, `HTTP/2`.
+    pub(crate) protocol: &'static str,
+    /// What the client was told; 0: nothing.
+    pub(crate) status: u16,
+    pub(crate) reason: Reason,
+    /// Since its first byte.
+    pub(crate) after: Duration,
+}
+
 /// A worker's side.
 #[derive(Debug)]
 pub struct WorkerObserve {
@@ -205,6 +218,30 @@ impl WorkerObserve {
     /// Notes how late the worker's timer was.
     pub fn loop_lag(&self, lag: Duration) {
         self.slab.loop_lag_us.store(micros(lag), Relaxed);
+    }
+
+    /// Counts a request of which no head was read, and writes what is known of it.
+    pub(crate) fn refused(&self, conn: &ConnMeta, refused: Refused) {
+        self.record(&Record {
+            conn,
+            method: "",
+            authority: "",
+            path: "",
+            protocol: refused.protocol,
+            status: refused.status,
+            grpc_status: None,
+            reason: refused.reason,
+            duration: refused.after,
+            bytes_in: 0,
+            bytes_out: 0,
+            client: conn.client(),
+            route: "",
+            cluster: "",
+            attempts: &Attempts::default(),
+            dice: Dice::new(0),
+            request_id: "",
+            trace_id: "",
+        });
     }
 
     /// Counts a finished request or connection and writes its access line.

@@ -69,6 +69,27 @@ async fn heads_have_a_size_and_a_number_of_fields() {
 }
 
 #[tokio::test]
+async fn what_is_refused_before_its_head_was_read_is_logged_and_counted_by_its_reason() {
+    let limits = Limits { max_headers: 20, header_timeout: Duration::from_millis(200), ..Limits::default() };
+    let (rig, lines) = Rig::logging_with(Table::new(upstream().await), limits);
+    let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: 1\r\n".repeat(30));
+    let cases = [
+        (many.as_str(), 431, "headers_too_large"),
+        ("GET / HTTP/1.1\r\nhost: a\r\nx : 1\r\n\r\n", 400, "bad_framing"),
+        ("GET / HTTP/1.1\r\nhost", 0, "header_timeout"),
+        ("PRI * HTTP/2.0\r\n", 0, "header_timeout"),
+    ];
+    for (bytes, status, reason) in cases {
+        let before = rig.failures(reason);
+        rig.raw(bytes.as_bytes()).await;
+        let line = lines.next().await;
+        assert_eq!((&line["status"], &line["reason"]), (&status.into(), &reason.into()), "{bytes:?}: {line}");
+        assert!(line["downstream"].as_str().is_some_and(|addr| addr.starts_with("127.0.0.1:")), "{line}");
+        assert_eq!(rig.failures(reason), before + 1, "{bytes:?}");
+    }
+}
+
+#[tokio::test]
 async fn no_more_connections_than_allowed() {
     let limits = Limits { max_connections: 2, ..Limits::default() };
     let rig = Rig::with(Table::new(upstream().await), limits, http());

@@ -125,9 +125,13 @@ impl Rig {
 
     /// With an access log that the test reads.
     pub(crate) fn logging(table: Table) -> (Self, Lines) {
+        Self::logging_with(table, Limits::default())
+    }
+
+    pub(crate) fn logging_with(table: Table, limits: Limits) -> (Self, Lines) {
         let lines = Lines::default();
         let observe = Observe::logging_to(AccessLog::Json, lines.clone());
-        (Self::observed(observe, table, Limits::default(), http()), lines)
+        (Self::observed(observe, table, limits, http()), lines)
     }
 
     fn observed(observe: Arc<Observe>, table: Table, limits: Limits, spec: ListenerSpec) -> Self {

@@ -125,13 +125,26 @@ pub fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Str
         return Err(Reject::host("Host and :authority differ"));
     }
     let chosen = target.or(text).ok_or_else(|| Reject::host("no Host"))?;
-    let allowed = |b: u8| {
-        b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%' | b'~')
-    };
-    if chosen.is_empty() || chosen.len() > 255 + 6 || !chosen.bytes().all(allowed) {
+    if chosen.len() > 255 + 6 || !is_host_and_port(chosen) {
         return Err(Reject::host("a Host that no name or address can be"));
     }
     Ok(chosen.to_ascii_lowercase())
+}
+
+/// A name or address, with a port that there can be if there is one.
+fn is_host_and_port(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'%' | b'~');
+    let (bare, rest) = match text.strip_prefix('[') {
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+        Some(text) => match text.split_once(']') {
+            Some(split) => split,
+            None => return false,
+        },
+    };
+    let literal = text.starts_with('[');
+    let named = !bare.is_empty() && bare.bytes().all(|b| allowed(b) || (literal && b == b':'));
+    let port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    named && (rest.is_empty() || rest.strip_prefix(':').is_some_and(port))
 }
 
 #[cfg(test)]
@@ -175,7 +188,15 @@ mod tests {
         assert!(of("/", &[("host", "a"), ("host", "a")]).is_err());
         assert!(of("/", &[("host", "u@a")]).is_err());
         assert!(of("/", &[("host", "a/b")]).is_err());
-        assert!(of("/", &[("host", "")]).is_err());
+        for bad in [
+            "", "a:", "a:99999", "a:b", "a:+1", ":80", "a:1:2", "[::1", "[::1]80", "[::1]:", "[]", "a]",
+            "a[b]",
+        ] {
+            assert!(of("/", &[("host", bad)]).is_err(), "{bad}");
+        }
+        for good in ["a", "a:0443", "[::1]", "[::1]:65535", "10.0.0.1:80", "a_b.example"] {
+            assert_eq!(of("/", &[("host", good)]), Ok(good.to_owned()));
+        }
         let h2 = authority(Version::HTTP_2, &Uri::from_static("http://a/"), &headers(&[("host", "b")]));
         assert!(h2.is_err());
     }

@@ -36,6 +36,7 @@ pub(super) fn upstream_request(
     let (parts, incoming) = request.into_parts();
     let mut headers = parts.headers;
     hygiene::strip_hop_by_hop(&mut headers);
+    hygiene::normalise_length(&mut headers);
     headers.remove(header::EXPECT);
     let rewritten = target.edits.path.apply(target.path);
     let path = rewritten.as_deref().unwrap_or(target.path);
@@ -68,6 +69,7 @@ pub(super) fn upstream_request(
 /// The response's fields for the client.
 pub(super) fn response_fields(headers: &mut HeaderMap, edits: &Edits, policy: &HttpPolicy) {
     hygiene::strip_hop_by_hop(headers);
+    hygiene::normalise_length(headers);
     apply(headers, &edits.remove_response, &edits.add_response);
     headers.insert(header::SERVER, server_name(policy));
 }

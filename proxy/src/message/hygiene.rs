@@ -40,6 +40,19 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Writes a length without leading zeros: there are parsers that read those as octal, or not at all.
+pub fn normalise_length(headers: &mut HeaderMap) {
+    let Some(length) = headers.get_mut(header::CONTENT_LENGTH) else { return };
+    let digits = length.as_bytes();
+    let zeros =
+        digits.iter().take(digits.len().saturating_sub(1)).take_while(|digit| **digit == b'0').count();
+    if zeros > 0
+        && let Some(Ok(normal)) = digits.get(zeros..).map(HeaderValue::from_bytes)
+    {
+        *length = normal;
+    }
+}
+
 /// Fields that say how a message is to be read, routed or authorised: never in trailers (RFC 9110 6.5.1), because what merges
 /// trailers into the head would believe them.
 const NOT_IN_TRAILERS: [HeaderName; 14] = [
@@ -88,6 +101,10 @@ fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
 }
 
 fn is_control(name: &str) -> bool {
+    // Never honest either: what reads underscores as dashes would take the length from them.
+    if matches!(name, "content_length" | "transfer_encoding") {
+        return true;
+    }
     if !name.starts_with(['x', 'l']) {
         return false;
     }
@@ -148,11 +165,22 @@ pub(crate) mod tests {
             ("L5D_client_id", "x"),
             ("x-envoy-upstream-rq-timeout-ms", "1"),
             ("x_envoy_retry_on", "5xx"),
+            ("content_length", "1"),
+            ("Transfer_Encoding", "chunked"),
             ("x-forwarded-for", "1.1.1.1"),
             ("x-mine", "1"),
         ]);
         strip_client_controls(&mut map);
         assert_eq!(map.len(), 2);
+    }
+
+    #[test]
+    fn a_length_has_one_spelling() {
+        for (given, wanted) in [("003", "3"), ("0", "0"), ("000", "0"), ("10", "10"), ("", "")] {
+            let mut map = headers(&[("content-length", given)]);
+            normalise_length(&mut map);
+            assert_eq!(map["content-length"], wanted);
+        }
     }
 
     #[test]

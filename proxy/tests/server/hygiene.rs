@@ -86,6 +86,8 @@ async fn ambiguous_messages_are_refused_and_the_upstream_sees_nothing_of_them() 
         ("two hosts", "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".to_owned()),
         ("no host", "GET / HTTP/1.1\r\nx: 1\r\n\r\n".to_owned()),
         ("user in host", "GET / HTTP/1.1\r\nhost: u@a\r\n\r\n".to_owned()),
+        ("no such port", "GET / HTTP/1.1\r\nhost: a:99999\r\n\r\n".to_owned()),
+        ("no port", "GET / HTTP/1.1\r\nhost: a:\r\n\r\n".to_owned()),
         ("CONNECT", "CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n".to_owned()),
     ];
     for (name, bytes) in refused {
@@ -292,4 +294,14 @@ async fn odd_targets_are_refused_by_their_reason_and_reach_no_upstream() {
     let two = "GET /a HTTP/1.1\r\nhost: a\r\n\r\nGET /b#c HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     assert_eq!(rig.raw(two.as_bytes()).await.matches("HTTP/1.1 200").count(), 2);
     assert!(!String::from_utf8_lossy(&seen.lock()).contains("#c"));
+}
+
+#[tokio::test]
+async fn a_length_goes_on_in_one_spelling() {
+    let (rig, seen) = rig().await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 003\r\nContent_Length: 9\r\n\
+                Transfer_Encoding: chunked\r\n\r\nabc";
+    assert!(rig.raw(head.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    let kept = String::from_utf8_lossy(&seen.lock()).to_lowercase();
+    assert!(kept.contains("\r\ncontent-length: 3\r\n") && !kept.contains('_'), "{kept}");
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use identity::{PeerId, ServerProfile, verify};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
 
 use crate::{
@@ -115,7 +115,11 @@ async fn handshake<R: Router>(
     let seen = Hello { sni: meta.sni.as_deref(), alpn: &offered };
     let profile = match worker.view().accept(meta, Some(&seen)) {
         Accept::Terminate(profile) => profile,
-        Accept::Refuse(reason) => return Err(Failed::new(reason, "refused by the server name")),
+        Accept::Refuse(reason) => {
+            // A client that has gone needs no alert.
+            let _gone = start.io.write_all(&refusal(&reason, meta.sni.is_some())).await;
+            return Err(Failed::new(reason, "refused by the server name"));
+        }
         Accept::Passthrough(decision) => {
             start.io.rewind();
             return Ok(Shaken::Passes(start.io, decision));
@@ -154,6 +158,15 @@ async fn handshake<R: Router>(
         profile,
     });
     Ok(Shaken::Terminated(Box::new(stream), current.generation))
+}
+
+/// The alert that refuses a `ClientHello` (RFC 6066 3, RFC 8446 6): without one the client only sees a closed connection.
+fn refusal(reason: &Reason, named: bool) -> [u8; 7] {
+    const UNRECOGNIZED_NAME: u8 = 112;
+    const HANDSHAKE_FAILURE: u8 = 40;
+    let unknown = named && *reason == Reason::NO_SNI_PROFILE;
+    // Alert, TLS 1.2 as in every record, two bytes: fatal, and what.
+    [21, 3, 3, 0, 2, 2, if unknown { UNRECOGNIZED_NAME } else { HANDSHAKE_FAILURE }]
 }
 
 fn authorise(

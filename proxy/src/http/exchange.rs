@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
@@ -336,7 +337,13 @@ impl<R: Router> Exchange<R> {
         // The upstream's time is over; what is left is the client's to read.
         self.limits.set((None, self.limits.get().1));
         self.down.add(0);
-        let (response, body) = respond::response(answer, self.grpc);
+        let (mut response, mut body) = respond::response(answer, self.grpc);
+        if self.method == http::Method::HEAD && !body.is_empty() {
+            // It says what GET would get (RFC 9110 9.3.2). hyper leaves the body out over HTTP/1.1 alone; as DATA frames
+            // it breaks the stream.
+            response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
+            body = Bytes::new();
+        }
         let mut response = response.map(|()| OutBody::full(body, Rc::clone(self)));
         let policy = self.view.http(&self.conn.meta);
         response.headers_mut().insert(header::SERVER, prepare::server_name(policy));

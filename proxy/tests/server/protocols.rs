@@ -181,3 +181,22 @@ async fn cookie_crumbs_of_http2_are_one_field_for_routing_and_for_the_upstream()
         assert!(seen.contains("\ncookie: a=b; c=d; e=f\n"), "{seen}");
     }
 }
+
+#[tokio::test]
+async fn a_refused_head_request_has_no_body_in_either_protocol() {
+    let mut table = Table::new(upstream().await);
+    table.decide = Box::new(|_| Some(answer(404, Reason::NO_ROUTE)));
+    let rig = Rig::start(table);
+    let head = |target: &str| Request::head(target).header("host", "example.org").body(empty()).unwrap();
+    for response in [
+        rig.h1().await.send_request(head("/")).await.unwrap(),
+        rig.h2().await.send_request(head("http://example.org/")).await.unwrap(),
+    ] {
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-length"]),
+            (404, &"9".parse().unwrap())
+        );
+        assert_eq!(text(response).await, "");
+    }
+    assert_eq!(rig.failures("no_route"), 2);
+}

@@ -7,6 +7,20 @@ use resource::Node;
 use super::mapping::substitution;
 use crate::{kind::Reader, plan::PathMatch, report::Severity};
 
+/// Fields that frame a message, belong to one connection, or name the host. The proxy alone writes them: one from a resource
+/// would let the next hop read a message in another way than it was meant.
+const RESERVED: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// Header fields that every Mapping removes and adds unless it says otherwise (Module `defaults.httpmapping`).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeaderDefaults {
@@ -86,15 +100,30 @@ fn path_edit(spec: &mut Reader<'_>, prefix_len: Option<usize>, path: &PathMatch)
 fn removed(spec: &mut Reader<'_>, field: &'static str) -> Option<Vec<HeaderName>> {
     let mut read = Vec::new();
     for name in spec.texts(field)? {
-        match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(name) => read.push(name),
-            Err(_bad) => {
-                let message = format!("`{name}` is not a header name");
-                spec.broken(field, "unknown_value", message, "letters, digits and dashes");
-            }
-        }
+        read.extend(header_name(spec, field, name));
     }
     Some(read)
+}
+
+/// A name that a resource may remove or add.
+fn header_name(spec: &mut Reader<'_>, field: &'static str, text: &str) -> Option<HeaderName> {
+    let lower = text.to_ascii_lowercase();
+    if lower.starts_with(':') || RESERVED.contains(&&*lower) {
+        let message = format!("`{text}` is written by the proxy alone and cannot be added or removed");
+        let remedy = match &*lower {
+            "host" | ":authority" => "remove it; use `host_rewrite` to change the host sent upstream",
+            ":path" => "remove it; use `rewrite` to change the path sent upstream",
+            _ => "remove it",
+        };
+        spec.broken(field, "unknown_value", message, remedy);
+        return None;
+    }
+    let name = HeaderName::from_bytes(lower.as_bytes()).ok();
+    if name.is_none() {
+        let message = format!("`{text}` is not a header name");
+        spec.broken(field, "unknown_value", message, "letters, digits and dashes");
+    }
+    name
 }
 
 /// Fields with their values; `None` where nothing is written. Values are secrets: they never stand in a finding.
@@ -116,11 +145,7 @@ fn added(spec: &mut Reader<'_>, field: &'static str) -> Option<Vec<HeaderEdit>> 
             continue;
         }
         let plain = value.replace("%%", "%");
-        let Some(name) = HeaderName::from_bytes(name.as_bytes()).ok() else {
-            let message = format!("`{name}` is not a header name");
-            spec.broken(field, "unknown_value", message, "letters, digits and dashes");
-            continue;
-        };
+        let Some(name) = header_name(spec, field, name) else { continue };
         match HeaderValue::from_str(&plain) {
             Ok(value) => read.push(HeaderEdit { name, value, append }),
             Err(_secret) => {

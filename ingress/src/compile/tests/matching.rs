@@ -281,3 +281,44 @@ fn a_broken_pattern_takes_nothing_from_its_neighbours() {
         matches!(&find(&plan, "default/m").host, HostMatch::Glob(HostGlob::Exact(text)) if &**text == "(")
     );
 }
+
+/// A length or a coding from a resource would split responses: whatever the form, nothing of it is applied.
+#[test]
+fn headers_that_frame_or_name_the_host_are_refused() {
+    let names = [
+        "content-length",
+        "Transfer-Encoding",
+        "connection",
+        "keep-alive",
+        "Proxy-Connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "host",
+        ":authority",
+        ":status",
+    ];
+    let fields =
+        ["add_request_headers", "add_response_headers", "remove_request_headers", "remove_response_headers"];
+    for (name, field) in names.iter().flat_map(|name| fields.map(|field| (name, field))) {
+        let value = if field.starts_with("add") {
+            format!("{{x: {{value: v}}, \"{name}\": {{value: \"3\", append: false}}}}")
+        } else {
+            format!("[x, \"{name}\"]")
+        };
+        let (plan, report) = usual(&mapping("m", &format!("prefix: /\nservice: svc\n{field}: {value}")));
+        assert_eq!(outcome(&plan, "default/m"), "503 unknown_value", "{field} {name}");
+        assert!(has(&report, &format!("error unknown_value spec.{field}")), "{field} {name}");
+        let to_host_rewrite = report.findings[0].remedy.contains("host_rewrite");
+        assert_eq!(to_host_rewrite, matches!(*name, "host" | ":authority"), "{name}");
+        let defaults = format!("config: {{defaults: {{httpmapping: {{{field}: {value}}}}}}}");
+        let module = document("v3alpha1", "Module", "ambassador", &defaults);
+        let (plan, report) = usual(&(module + &mapping("m", "prefix: /\nservice: svc")));
+        let row = format!("error unknown_value spec.config.defaults.httpmapping.{field}");
+        assert!(has(&report, &row), "{row} {name}: {:?}", rows(&report));
+        let edits = &find(&plan, "default/m").edits;
+        let added = edits.add_request.iter().chain(&edits.add_response).map(|edit| &edit.name);
+        let names: Vec<_> = added.chain(&edits.remove_request).chain(&edits.remove_response).collect();
+        assert_eq!(names, ["x"], "{field} {name}");
+    }
+}

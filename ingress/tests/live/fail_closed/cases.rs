@@ -243,6 +243,18 @@ fn mappings() -> Vec<Case> {
         value("weight", "spec.weight", "weight: 200"),
         value("host-rewrite", "spec.host_rewrite", "host_rewrite: \"a b\""),
         value("rewrite", "spec.rewrite", "rewrite: nowhere"),
+        value(
+            "response-length",
+            "spec.add_response_headers",
+            "add_response_headers: {content-length: {value: \"3\", append: false}}",
+        ),
+        value(
+            "request-coding",
+            "spec.add_request_headers",
+            "add_request_headers: {Transfer-Encoding: chunked}",
+        ),
+        value("request-host", "spec.add_request_headers", "add_request_headers: {host: other.internal}"),
+        value("response-close", "spec.remove_response_headers", "remove_response_headers: [connection]"),
         case(
             "retry-on",
             ("unknown_value", "spec.retry_policy.retry_on", "retry_on: sometimes"),

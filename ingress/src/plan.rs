@@ -279,6 +279,8 @@ pub enum TextMatch {
     },
     /// Present with any value.
     Present,
+    /// Cannot be read: any request may have been meant, whether it has the field or not.
+    Unreadable,
 }
 
 /// Condition on a header field or a query parameter.
@@ -304,6 +306,8 @@ pub enum HostMatch {
         /// Its text.
         text: Arc<str>,
     },
+    /// Cannot be read, and is met by any host; with its text, for ordering and grouping.
+    Unreadable(Arc<str>),
 }
 
 /// What a Mapping does with a request.
@@ -359,7 +363,7 @@ impl MappingPlan {
     /// Text of the method condition, for ordering and grouping; `GET` when unset.
     pub fn method_text(&self) -> &str {
         match &self.method {
-            None | Some(TextMatch::Present) => "GET",
+            None | Some(TextMatch::Present | TextMatch::Unreadable) => "GET",
             Some(TextMatch::Exact(text) | TextMatch::Regex { text, .. }) => text,
         }
     }

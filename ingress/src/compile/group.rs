@@ -81,7 +81,7 @@ impl<'a> Key<'a> {
                 HostMatch::Any => "*".into(),
                 HostMatch::Glob(HostGlob::Exact(name)) => (&**name).into(),
                 HostMatch::Glob(glob) => glob.text().into(),
-                HostMatch::Regex { text, .. } => (&**text).into(),
+                HostMatch::Regex { text, .. } | HostMatch::Unreadable(text) => (&**text).into(),
             },
             headers: plan.headers.iter().map(name_and_text).collect(),
             query: plan.query.iter().map(name_and_text).collect(),
@@ -96,7 +96,7 @@ impl<'a> Key<'a> {
 fn name_and_text(field: &FieldMatch) -> (&str, &str) {
     let text = match &field.value {
         TextMatch::Exact(text) | TextMatch::Regex { text, .. } => text,
-        TextMatch::Present => ".*",
+        TextMatch::Present | TextMatch::Unreadable => ".*",
     };
     (&field.name, text)
 }

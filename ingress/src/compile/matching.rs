@@ -1,7 +1,9 @@
 //! The matching side of a Mapping (emissary.md 2.1): path, host, method, header and query conditions.
 //!
-//! A condition whose pattern is broken stays as narrow as it was meant, or narrower: a Mapping that answers 503 must not take
-//! requests from its neighbours.
+//! A condition on the host, the method or a field that cannot be read is met by every request: whatever the Mapping may have
+//! been meant for gets its 503, and nothing of it falls through to a less specific Mapping. It keeps its text, and so its rank
+//! and its group. A path that cannot be read keeps its literal start: beyond that it would take whole Hosts from its
+//! neighbours.
 
 use std::sync::Arc;
 
@@ -47,14 +49,28 @@ fn build(spec: &mut Reader<'_>, field: &'static str, text: &str, pattern: &str) 
         .ok()
 }
 
+/// The pattern that stands for one that cannot be used.
+fn anything() -> Option<Arc<Regex>> {
+    Regex::new("").ok().map(Arc::new)
+}
+
+/// A switch between text and pattern; `None`: it is neither true nor false, so nobody knows which is meant.
+fn switch(spec: &mut Reader<'_>, field: &'static str) -> Option<bool> {
+    let written = spec.node(field).is_some();
+    spec.bool(field).or((!written).then_some(false))
+}
+
 /// The path condition, and the length of a prefix that `rewrite` swaps.
 pub(super) fn path(spec: &mut Reader<'_>, prefix: &str) -> (PathMatch, Option<usize>) {
-    let case_sensitive = spec.bool("case_sensitive").unwrap_or(true);
-    let by_regex = spec.bool("prefix_regex").unwrap_or(false);
+    let case_sensitive = spec.bool("case_sensitive").unwrap_or(spec.node("case_sensitive").is_none());
     let exact = spec.bool("prefix_exact").unwrap_or(false);
-    if by_regex {
-        let matched = regex(spec, "prefix", prefix).map_or_else(|| place(prefix), PathMatch::Regex);
-        return (matched, None);
+    match switch(spec, "prefix_regex") {
+        Some(false) => {}
+        Some(true) => {
+            let matched = regex(spec, "prefix", prefix).map_or_else(|| place(prefix), PathMatch::Regex);
+            return (matched, None);
+        }
+        None => return (place(prefix), None),
     }
     if !prefix.starts_with('/') && !prefix.is_empty() {
         let message = format!("`{prefix}` does not start with a slash, so no path matches");
@@ -88,40 +104,43 @@ fn place(pattern: &str) -> PathMatch {
 
 /// The Mapping's own host condition, and the glob that ties it to Hosts. `old`: v1 or v2, where no host means any.
 pub(super) fn host(spec: &mut Reader<'_>, old: bool) -> (HostMatch, Option<HostGlob>) {
-    let by_regex = spec.bool("host_regex").unwrap_or(false);
-    let host = spec.text("host");
-    if let Some(hostname) = spec.text("hostname") {
-        if host.is_some() {
-            spec.find(
-                "host",
-                (Severity::Notice, "no_effect"),
-                "has no effect beside `hostname`".to_owned(),
-                "remove it",
-            );
+    let by_regex = switch(spec, "host_regex");
+    let (written, host) = (spec.node("host").is_some(), spec.text("host"));
+    let any = |text: &str| (HostMatch::Unreadable(text.into()), Some(HostGlob::Any));
+    if spec.node("hostname").is_some() {
+        if written {
+            let message = "has no effect beside `hostname`".to_owned();
+            spec.find("host", (Severity::Notice, "no_effect"), message, "remove it");
         }
-        let glob = HostGlob::parse(hostname);
-        return (
-            if glob == HostGlob::Any { HostMatch::Any } else { HostMatch::Glob(glob.clone()) },
-            Some(glob),
-        );
+        return spec.text("hostname").map_or_else(|| any(""), |hostname| glob(spec, hostname));
     }
     let exactly = |text: &str| HostGlob::Exact(text.to_ascii_lowercase().into());
     match host {
-        Some(text) if by_regex => {
-            let matched =
-                regex(spec, "host", text).map(|regex| HostMatch::Regex { regex, text: text.into() });
-            (matched.unwrap_or_else(|| HostMatch::Glob(exactly(text))), Some(HostGlob::Any))
-        }
+        None if written => any(""),
+        Some(text) if by_regex.is_none() => any(text),
+        Some(text) if by_regex == Some(true) => match regex(spec, "host", text) {
+            Some(regex) => (HostMatch::Regex { regex, text: text.into() }, Some(HostGlob::Any)),
+            None => any(text),
+        },
         None | Some("*") if old => (HostMatch::Any, Some(HostGlob::Any)),
-        Some(text) => {
-            if text.contains('*') {
-                let message = format!("`{text}` contains *, which cannot match anything");
-                spec.broken("host", "unknown_value", message, "use `hostname` of v3alpha1 for globs");
-            }
-            (HostMatch::Glob(exactly(text)), Some(exactly(text)))
+        Some(text) if text.contains('*') => {
+            let message = format!("`{text}` contains *, which cannot match anything");
+            spec.broken("host", "unknown_value", message, "use `hostname` of v3alpha1 for globs");
+            any(text)
         }
+        Some(text) => (HostMatch::Glob(exactly(text)), Some(exactly(text))),
         None => (HostMatch::Any, None),
     }
+}
+
+fn glob(spec: &mut Reader<'_>, hostname: &str) -> (HostMatch, Option<HostGlob>) {
+    let glob = HostGlob::parse(hostname);
+    if glob.text().trim_matches('*').contains('*') {
+        let message = format!("`{hostname}` has a * that is neither first nor last, and so means itself");
+        let remedy = "write *.example.com, example.* or *; for other patterns host with host_regex";
+        spec.find("hostname", (Severity::Warning, "no_effect"), message, remedy);
+    }
+    (if glob == HostGlob::Any { HostMatch::Any } else { HostMatch::Glob(glob.clone()) }, Some(glob))
 }
 
 /// A header condition on `:authority` acts like `host`.
@@ -129,21 +148,26 @@ pub(super) fn authority_match(field: FieldMatch, otherwise: HostMatch) -> HostMa
     match field.value {
         TextMatch::Exact(text) => HostMatch::Glob(HostGlob::Exact(text.to_ascii_lowercase().into())),
         TextMatch::Regex { regex, text } => HostMatch::Regex { regex, text },
-        TextMatch::Present => otherwise,
+        TextMatch::Present | TextMatch::Unreadable => otherwise,
     }
 }
 
 pub(super) fn method(spec: &mut Reader<'_>) -> Option<TextMatch> {
-    let by_regex = spec.bool("method_regex").unwrap_or(false);
+    let by_regex = switch(spec, "method_regex");
     let text = spec.text("method")?;
-    if by_regex {
-        let compiled = regex(spec, "method", text);
-        return Some(match compiled {
-            Some(regex) => TextMatch::Regex { regex, text: text.into() },
-            None => TextMatch::Exact(text.into()),
-        });
+    let pattern = |regex| TextMatch::Regex { regex, text: text.into() };
+    match by_regex {
+        Some(true) => regex(spec, "method", text).or_else(anything).map(pattern),
+        Some(false) if http::Method::from_bytes(text.as_bytes()).is_ok() => {
+            Some(TextMatch::Exact(text.to_ascii_uppercase().into()))
+        }
+        Some(false) => {
+            let message = format!("`{text}` is not a method");
+            spec.broken("method", "unknown_value", message, "write one method, or set method_regex");
+            anything().map(pattern)
+        }
+        None => anything().map(pattern),
     }
-    Some(TextMatch::Exact(text.to_ascii_uppercase().into()))
 }
 
 /// Conditions on headers or query parameters, in order of their names.
@@ -154,7 +178,10 @@ pub(super) fn fields(
 ) -> Vec<FieldMatch> {
     let mut found = Vec::new();
     for (name, node) in spec.map(exact) {
-        let name = field_name(spec, exact, name, headers);
+        let Some(name) = field_name(spec, exact, name, headers) else {
+            found.push(FieldMatch { name: (&**name).into(), value: TextMatch::Unreadable });
+            continue;
+        };
         let value = match (node.as_bool(), node.as_text()) {
             (Some(true), _) => TextMatch::Present,
             (Some(false), _) => continue,
@@ -168,7 +195,10 @@ pub(super) fn fields(
         found.push(FieldMatch { name, value });
     }
     for (name, node) in spec.map(by_regex) {
-        let name = field_name(spec, by_regex, name, headers);
+        let Some(name) = field_name(spec, by_regex, name, headers) else {
+            found.push(FieldMatch { name: (&**name).into(), value: TextMatch::Unreadable });
+            continue;
+        };
         let value = match node.as_text() {
             None => {
                 let message = format!("{name}: is {}, not text", node.kind());
@@ -185,15 +215,16 @@ pub(super) fn fields(
     found
 }
 
-/// A name as it is compared: lower case for headers. One that cannot be a header never matches, so neither does its Mapping.
-fn field_name(spec: &mut Reader<'_>, field: &'static str, name: &str, header: bool) -> Arc<str> {
+/// A name as it is compared: lower case for headers; `None`: it cannot be a header.
+fn field_name(spec: &mut Reader<'_>, field: &'static str, name: &str, header: bool) -> Option<Arc<str>> {
     if !header {
-        return name.into();
+        return Some(name.into());
     }
-    let name = name.to_ascii_lowercase();
-    if name != ":authority" && HeaderName::from_bytes(name.as_bytes()).is_err() {
+    let lower = name.to_ascii_lowercase();
+    if lower != ":authority" && HeaderName::from_bytes(lower.as_bytes()).is_err() {
         let message = format!("`{name}` is not a header name");
         spec.broken(field, "unknown_value", message, "letters, digits and dashes");
+        return None;
     }
-    name.into()
+    Some(lower.into())
 }

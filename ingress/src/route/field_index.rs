@@ -136,13 +136,15 @@ impl Filed {
 
 fn conditions(mapping: &MappingPlan) -> impl Iterator<Item = Condition<'_>> {
     let headers = mapping.headers.iter().map(|field| condition(false, field));
-    headers.chain(mapping.query.iter().map(|field| condition(true, field)))
+    headers.chain(mapping.query.iter().map(|field| condition(true, field))).flatten()
 }
 
-fn condition(in_query: bool, field: &FieldMatch) -> Condition<'_> {
+/// What a request must have; `None` where it need not have anything.
+fn condition(in_query: bool, field: &FieldMatch) -> Option<Condition<'_>> {
     let value = match &field.value {
         TextMatch::Exact(text) => Some(&**text),
         TextMatch::Regex { .. } | TextMatch::Present => None,
+        TextMatch::Unreadable => return None,
     };
-    (in_query, &field.name, value)
+    Some((in_query, &field.name, value))
 }

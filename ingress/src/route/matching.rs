@@ -12,7 +12,7 @@ pub(super) fn missed(mapping: &MappingPlan, head: &Head<'_>, authority: &str) ->
         return Some("its path does not match");
     }
     let host = match &mapping.host {
-        HostMatch::Any => true,
+        HostMatch::Any | HostMatch::Unreadable(_) => true,
         HostMatch::Glob(glob) => glob.matches(authority),
         HostMatch::Regex { regex, .. } => regex.is_match(authority),
     };
@@ -47,11 +47,14 @@ fn text(condition: &TextMatch, value: &str) -> bool {
     match condition {
         TextMatch::Exact(exact) => *value == **exact,
         TextMatch::Regex { regex, .. } => regex.is_match(value),
-        TextMatch::Present => true,
+        TextMatch::Present | TextMatch::Unreadable => true,
     }
 }
 
 fn header(condition: &FieldMatch, fields: Fields<'_>) -> bool {
+    if matches!(condition.value, TextMatch::Unreadable) {
+        return true;
+    }
     let Some(value) = joined(fields, &condition.name) else { return false };
     match &condition.value {
         TextMatch::Present => true,

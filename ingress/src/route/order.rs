@@ -24,7 +24,7 @@ fn header_weight(mapping: &MappingPlan) -> usize {
     let host = match &mapping.host {
         HostMatch::Any => 0,
         HostMatch::Glob(glob) => ":authority".len() + glob.text().len(),
-        HostMatch::Regex { text, .. } => ":authority".len() + text.len() + 1,
+        HostMatch::Regex { text, .. } | HostMatch::Unreadable(text) => ":authority".len() + text.len() + 1,
     };
     let method = mapping.method.as_ref().map_or(0, |method| ":method".len() + value_weight(method));
     host + method + fields_weight(&mapping.headers)
@@ -39,7 +39,7 @@ fn value_weight(value: &TextMatch) -> usize {
         TextMatch::Exact(text) => text.len(),
         TextMatch::Regex { text, .. } => text.len() + 1,
         // `.*`, as the conversion of v2 writes it.
-        TextMatch::Present => 3,
+        TextMatch::Present | TextMatch::Unreadable => 3,
     }
 }
 

@@ -58,7 +58,7 @@ impl Ranked {
 
 fn hostname(mapping: &MappingPlan) -> Condition<'_> {
     match &mapping.host {
-        HostMatch::Any | HostMatch::Glob(HostGlob::Any) => Condition::Any,
+        HostMatch::Any | HostMatch::Unreadable(_) | HostMatch::Glob(HostGlob::Any) => Condition::Any,
         HostMatch::Glob(HostGlob::Exact(name)) => Condition::Exact(name),
         HostMatch::Glob(HostGlob::Suffix(suffix)) => Condition::Suffix(suffix),
         HostMatch::Glob(HostGlob::Prefix(prefix)) => Condition::Prefix(prefix),

@@ -3,7 +3,7 @@
 use proxy::message::PathEdit;
 
 use super::{document, find, has, mapping, outcome, rows, usual};
-use crate::plan::{HostGlob, HostMatch, MappingPlan, Outcome, PathMatch, RedirectPath, TextMatch};
+use crate::plan::{FieldMatch, HostMatch, MappingPlan, Outcome, PathMatch, RedirectPath, TextMatch};
 
 fn one(version: &str, fields: &str) -> (MappingPlan, Vec<String>) {
     let (plan, report) = usual(&document(version, "Mapping", "m", fields));
@@ -29,6 +29,7 @@ fn text(value: &TextMatch) -> String {
         TextMatch::Exact(text) => text.to_string(),
         TextMatch::Regex { text, .. } => format!("~{text}"),
         TextMatch::Present => "*".to_owned(),
+        TextMatch::Unreadable => "?".to_owned(),
     }
 }
 
@@ -37,6 +38,7 @@ fn host(plan: &MappingPlan) -> String {
         HostMatch::Any => "*".to_owned(),
         HostMatch::Glob(glob) => glob.text(),
         HostMatch::Regex { text, .. } => format!("~{text}"),
+        HostMatch::Unreadable(text) => format!("?{text}"),
     }
 }
 
@@ -84,7 +86,7 @@ fn hosts_of_all_versions() {
         ("v3alpha1", "hostname: \"*.b\"", "*.b", ""),
         ("v3alpha1", "host: a.b", "a.b", ""),
         ("v3alpha1", "hostname: x\nhost: a.b", "x", "notice no_effect spec.host"),
-        ("v3alpha1", "host: \"*\"", "*", "error unknown_value spec.host"),
+        ("v3alpha1", "host: \"*\"", "?*", "error unknown_value spec.host"),
         ("v3alpha1", "", "*", "warning mapping_unattached spec.hostname"),
     ];
     for (version, fields, expected, finding) in table {
@@ -267,19 +269,57 @@ fn a_broken_pattern_takes_nothing_from_its_neighbours() {
             assert_eq!(path(find(&plan, "default/m")), place, "{fields}");
         }
     }
-    let (plan, _) = usual(&mapping(
-        "m",
-        "prefix: /\nservice: svc\nregex_headers: {x: \"(\"}\nmethod: \"(\"\nmethod_regex: true",
-    ));
-    let broken = find(&plan, "default/m");
-    assert_eq!(broken.headers.len(), 1);
-    assert!(matches!(broken.headers[0].value, TextMatch::Present));
-    assert!(matches!(&broken.method, Some(TextMatch::Exact(text)) if &**text == "("));
-    let (plan, _) =
-        usual(&document("v2", "Mapping", "m", "prefix: /\nservice: svc\nhost: \"(\"\nhost_regex: true"));
-    assert!(
-        matches!(&find(&plan, "default/m").host, HostMatch::Glob(HostGlob::Exact(text)) if &**text == "(")
-    );
+}
+
+/// What cannot be read is met by every request, so that nothing falls through to a less specific Mapping.
+#[test]
+fn a_condition_that_cannot_be_read_keeps_its_mappings_place() {
+    let table = [
+        ("v3alpha1", "method: \"GET|((\"\nmethod_regex: true", "bad_regex spec.method"),
+        ("v3alpha1", "method: GET\nmethod_regex: 5", "wrong_type spec.method_regex"),
+        ("v3alpha1", "method: \"G ET\"", "unknown_value spec.method"),
+        ("v3alpha1", "method: [GET]", "wrong_type spec.method"),
+        ("v2", "host: \"api[.]test|((\"\nhost_regex: true", "bad_regex spec.host"),
+        ("v2", "host: api.test\nhost_regex: 5", "wrong_type spec.host_regex"),
+        ("v2", "host: [a]", "wrong_type spec.host"),
+        ("v2", "host: \"*.test\"", "unknown_value spec.host"),
+        ("v3alpha1", "hostname: [a]", "wrong_type spec.hostname"),
+        ("v3alpha1", "hostname: {a: b}\nhost: c", "wrong_type spec.hostname"),
+        ("v3alpha1", "headers: {\"x a\": b}", "unknown_value spec.headers"),
+        ("v3alpha1", "regex_headers: {\"x a\": b}", "unknown_value spec.regex_headers"),
+        ("v3alpha1", "headers: [a]", "wrong_type spec.headers"),
+    ];
+    for (version, fields, finding) in table {
+        let any = if version == "v2" || fields.starts_with("hostname") { "" } else { "hostname: \"*\"\n" };
+        let (plan, report) =
+            usual(&document(version, "Mapping", "m", &format!("{any}prefix: /\nservice: svc\n{fields}")));
+        assert!(outcome(&plan, "default/m").starts_with("503 "), "{fields}");
+        assert!(has(&report, &format!("error {finding}")), "{fields}: {:?}", rows(&report));
+        let mapping = find(&plan, "default/m");
+        assert_eq!(plan.hosts[0].mappings, [0], "{fields}");
+        match &mapping.host {
+            HostMatch::Any | HostMatch::Unreadable(_) => {}
+            other => panic!("{fields}: {other:?}"),
+        }
+        match &mapping.method {
+            None => {}
+            Some(TextMatch::Regex { regex, .. }) => assert!(regex.is_match("PUT"), "{fields}"),
+            Some(other) => panic!("{fields}: {other:?}"),
+        }
+        let unreadable = |field: &FieldMatch| matches!(field.value, TextMatch::Unreadable);
+        assert!(mapping.headers.iter().all(unreadable), "{fields}: {:?}", mapping.headers);
+    }
+    let (plan, _) = usual(&mapping("m", "prefix: /\nservice: svc\nregex_headers: {x: \"(\"}"));
+    assert!(matches!(find(&plan, "default/m").headers[0].value, TextMatch::Present));
+    for fields in ["prefix_regex: 5", "case_sensitive: no", "prefix_exact: 5"] {
+        let (plan, _) = usual(&mapping("m", &format!("prefix: /a/.*\nservice: svc\n{fields}")));
+        assert_eq!(outcome(&plan, "default/m"), "503 wrong_type");
+        let place = if fields == "prefix_regex: 5" { "prefix /a/ true" } else { "prefix /a/.* " };
+        assert!(path(find(&plan, "default/m")).starts_with(place), "{fields}");
+    }
+    let (_, report) =
+        usual(&document("v3alpha1", "Mapping", "m", "hostname: a.*.com\nprefix: /\nservice: svc"));
+    assert!(has(&report, "warning no_effect spec.hostname"));
 }
 
 /// A length or a coding from a resource would split responses: whatever the form, nothing of it is applied.

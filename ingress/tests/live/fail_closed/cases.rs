@@ -236,6 +236,13 @@ fn mappings() -> Vec<Case> {
             ("bad_regex", "spec.regex_rewrite.pattern", "pattern"),
             "regex_rewrite:\n  pattern: \"(\"\n  substitution: x",
         ),
+        case(
+            "method-regex",
+            ("bad_regex", "spec.method", "method: \"GET|((\""),
+            "method: \"GET|((\"\nmethod_regex: true",
+        ),
+        case("host-list", ("wrong_type", "spec.host_regex", "host_regex: 5"), "host_regex: 5"),
+        value("header-name", "spec.headers", "headers: {\"x a\": b}"),
         case("tls-list", ("wrong_type", "spec.tls", "tls: [x]"), "tls: [x]"),
         case("grpc-maybe", ("wrong_type", "spec.grpc", "grpc: maybe"), "grpc: maybe"),
         case("timeout-text", ("wrong_type", "spec.timeout_ms", "timeout_ms: soon"), "timeout_ms: soon"),

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Delivery, Document, FolderWatch, Kind, KindState, Set, SourceError, Wants, parse, source::Source,
-    walk::Walk,
+    Delivery, Document, FolderWatch, Kind, KindState, Set, SourceError, Wants, parse, parse_each,
+    source::Source, walk::Walk,
 };
 
 /// Largest file that is read.
@@ -66,6 +66,8 @@ struct FileState {
     stamp: Option<(SystemTime, u64, u64)>,
     /// Hash of the text that was read last.
     text: Option<u64>,
+    /// The documents are those of a text that could be read to its end.
+    whole: bool,
     documents: Vec<Arc<Document>>,
     errors: Vec<SourceError>,
 }
@@ -178,7 +180,18 @@ impl FileSource {
                     return false;
                 }
                 state.text = Some(hash);
-                parse(&owned, &text, &self.namespace)
+                let keep = state.whole && !state.documents.is_empty();
+                match parse(&owned, &text, &self.namespace) {
+                    // There is no good state to keep: what can be read of it serves.
+                    Err(_named_again) if !keep => {
+                        state.whole = false;
+                        Ok(parse_each(&owned, &text, &self.namespace))
+                    }
+                    read => {
+                        state.whole |= read.is_ok();
+                        read
+                    }
+                }
             }
             Err(error) => {
                 (state.stamp, state.text) = (None, None);

@@ -10,7 +10,7 @@ mod watch;
 
 pub use document::{Document, Kind, Node, ObjectRef, Origin, Value, secret_data};
 pub use files::{FileSource, LoadError};
-pub use parse::{parse, parse_value};
+pub use parse::{parse, parse_each, parse_value};
 pub use source::{Delivery, KindState, Set, Source, SourceError, Wants};
 pub use status::{Condition, StatusSink};
 pub use watch::FolderWatch;

@@ -28,30 +28,94 @@ pub fn parse(
     text: &str,
     default_namespace: &str,
 ) -> Result<(Vec<Document>, Vec<SourceError>), SourceError> {
-    let error = |line: u32, message: String, remedy: &str| SourceError {
-        path: Some(Arc::clone(path)),
-        line,
-        message,
-        remedy: remedy.to_owned(),
-        kept_last_good: false,
-    };
-    let roots = Builder::default().build(text).map_err(|Broken { line, message }| {
-        error(line, message, "mend the YAML; until then nothing new is read from this file, and what was read of it before stays in use")
+    let mut builder = Builder::default();
+    builder.read(text).map_err(|broken| {
+        broken.at(path, "mend the YAML; until then nothing new is read from this file, and what was read of it before stays in use")
     })?;
-    let mut reader =
-        Reader { path, default_namespace, names: HashMap::new(), documents: Vec::new(), errors: Vec::new() };
-    for root in roots {
-        if let Err((line, message)) = reader.take(root) {
-            reader.errors.push(error(line, message, "give it apiVersion, kind and metadata.name"));
+    Ok(taken(path, builder.roots, default_namespace, Vec::new()))
+}
+
+/// Reads a text that is no YAML as a whole, document by document: those that can be read count, each of the others is named.
+pub fn parse_each(
+    path: &Arc<PathBuf>,
+    text: &str,
+    default_namespace: &str,
+) -> (Vec<Document>, Vec<SourceError>) {
+    // One builder: what a file may hold and copy is limited for all of its documents together.
+    let (mut builder, mut errors) = (Builder::default(), Vec::new());
+    for piece in pieces(text) {
+        let good = builder.roots.len();
+        builder.before = piece.before;
+        if let Err(broken) = builder.read(piece.text) {
+            builder.roots.truncate(good);
+            builder.open.clear();
+            errors.push(broken.at(
+                path,
+                "mend the YAML; until then this document is left out, and the others of its file serve",
+            ));
         }
     }
-    Ok((reader.documents, reader.errors))
+    taken(path, builder.roots, default_namespace, errors)
+}
+
+/// The objects of a file's documents, and what is wrong with its documents, in order of the lines.
+#[expect(clippy::rc_buffer, reason = "documents and errors share it in this form")]
+fn taken(
+    path: &Arc<PathBuf>,
+    roots: Vec<Node>,
+    default_namespace: &str,
+    errors: Vec<SourceError>,
+) -> (Vec<Document>, Vec<SourceError>) {
+    let mut reader = Reader { path, default_namespace, names: HashMap::new(), documents: Vec::new(), errors };
+    for root in roots {
+        if let Err((line, message)) = reader.take(root) {
+            let error = Broken { line, message }.at(path, "give it apiVersion, kind and metadata.name");
+            reader.errors.push(error);
+        }
+    }
+    reader.errors.sort_by_key(|error| error.line);
+    (reader.documents, reader.errors)
+}
+
+/// A part of a text that holds one document.
+struct Piece<'a> {
+    /// Lines of the text before it.
+    before: u32,
+    text: &'a str,
+}
+
+/// Cuts a text at its document markers. One in the first column ends a document wherever it stands, in a block scalar or
+/// an open quote as well (YAML 1.2.2, 9.1.2). What holds comments and directives alone is no document.
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let (mut start, mut before, mut at) = (0, 0, 0);
+    for (number, written) in text.split_inclusive('\n').enumerate() {
+        let end = at + written.len();
+        let is_end = is_marker(written, "...");
+        if is_end || is_marker(written, "---") {
+            pieces.push(Piece { before, text: text.get(start..at).unwrap_or_default() });
+            start = if is_end { end } else { at };
+            before = line(number + usize::from(is_end));
+        }
+        at = end;
+    }
+    pieces.push(Piece { before, text: text.get(start..).unwrap_or_default() });
+    let says_something = |written: &str| !written.trim().is_empty() && !written.starts_with(['#', '%']);
+    pieces.retain(|piece| piece.text.lines().any(says_something));
+    pieces
+}
+
+fn is_marker(written: &str, marker: &str) -> bool {
+    written
+        .strip_prefix(marker)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 /// Reads one value: the first document of a text that is no manifest. The error is a line and what is wrong there.
 pub fn parse_value(text: &str) -> Result<Node, (u32, String)> {
-    let roots = Builder::default().build(text).map_err(|Broken { line, message }| (line, message))?;
-    roots.into_iter().next().ok_or_else(|| (1, "nothing is written here".to_owned()))
+    let mut builder = Builder::default();
+    builder.read(text).map_err(|Broken { line, message }| (line, message))?;
+    builder.roots.into_iter().next().ok_or_else(|| (1, "nothing is written here".to_owned()))
 }
 
 struct Broken {
@@ -59,9 +123,21 @@ struct Broken {
     message: String,
 }
 
-impl From<ScanError> for Broken {
-    fn from(error: ScanError) -> Self {
-        Self { line: line(error.marker().line()), message: format!("not YAML: {}", error.info()) }
+impl Broken {
+    fn scan(error: &ScanError, before: u32) -> Self {
+        let line = line(error.marker().line()).saturating_add(before);
+        Self { line, message: format!("not YAML: {}", error.info()) }
+    }
+
+    #[expect(clippy::rc_buffer, reason = "documents and errors share it in this form")]
+    fn at(self, path: &Arc<PathBuf>, remedy: &str) -> SourceError {
+        SourceError {
+            path: Some(Arc::clone(path)),
+            line: self.line,
+            message: self.message,
+            remedy: remedy.to_owned(),
+            kept_last_good: false,
+        }
     }
 }
 
@@ -72,6 +148,8 @@ fn line(line: usize) -> u32 {
 /// Builds values from events.
 #[derive(Default)]
 struct Builder {
+    /// Lines of the file before the text.
+    before: u32,
     open: Vec<Open>,
     roots: Vec<Node>,
     anchors: HashMap<usize, (Node, Size)>,
@@ -138,16 +216,16 @@ impl Fields {
 }
 
 impl Builder {
-    fn build(mut self, text: &str) -> Result<Vec<Node>, Broken> {
+    fn read(&mut self, text: &str) -> Result<(), Broken> {
         for event in Parser::new_from_str(text) {
-            let (event, span) = event?;
+            let (event, span) = event.map_err(|error| Broken::scan(&error, self.before))?;
             self.on(event, &span)?;
         }
-        Ok(self.roots)
+        Ok(())
     }
 
     fn on(&mut self, event: Event<'_>, span: &Span) -> Result<(), Broken> {
-        let at = line(span.start.line());
+        let at = line(span.start.line()).saturating_add(self.before);
         match event {
             Event::DocumentStart(..) => self.anchors.clear(),
             Event::Scalar(text, style, anchor, tag) => {

@@ -223,3 +223,27 @@ async fn an_idle_source_rests() {
     let next = tokio::time::timeout(Duration::from_secs(3), deliveries.changed()).await;
     assert!(next.is_err(), "delivered again without a change");
 }
+
+/// A file that could never be read whole gives what can be read of it; one that could keeps all of its last good state.
+#[test]
+fn documents_of_a_broken_file_serve_until_it_is_whole_once() {
+    let folder = folder();
+    let path = folder.path().join("a.yaml");
+    let text = |names: &[&str]| names.iter().map(|name| service(name)).collect::<Vec<_>>().join("---\n");
+    fs::write(&path, format!("{}---\nkind: [\n", text(&["a"]))).expect("write");
+    let source = FileSource::load(&[folder.path().to_path_buf()], "default").expect("load");
+    assert_eq!(names(&source), ["a"]);
+    let lines = || source.set().errors.iter().map(|error| error.line).collect::<Vec<_>>();
+    assert_eq!((lines(), source.set().errors[0].kept_last_good), (vec![5], false));
+    fs::write(&path, format!("{}---\nkind: [\n", text(&["a", "longer"]))).expect("write");
+    source.refresh();
+    assert_eq!((names(&source), lines()), (vec!["a".to_owned(), "longer".to_owned()], vec![9]));
+    fs::write(&path, text(&["a", "b", "c"])).expect("write");
+    source.refresh();
+    assert_eq!((names(&source), lines().len()), (["a", "b", "c"].map(str::to_owned).to_vec(), 0));
+    // Caught half-written.
+    fs::write(&path, format!("{}---\napiVersion: v1\nkind: [", text(&["a"]))).expect("write");
+    source.refresh();
+    assert_eq!(names(&source), ["a", "b", "c"]);
+    assert!(source.set().errors[0].kept_last_good);
+}

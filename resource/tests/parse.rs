@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use proptest::prelude::*;
-use resource::{Document, Node, SourceError, parse, secret_data};
+use resource::{Document, Node, SourceError, parse, parse_each, secret_data};
 
 fn read(text: &str) -> Result<(Vec<Document>, Vec<SourceError>), SourceError> {
     parse(&Arc::new(PathBuf::from("x.yaml")), text, "default")
@@ -234,4 +234,57 @@ proptest! {
             prop_assert!(documents.len() <= text.len());
         }
     }
+}
+
+/// What can be read of a text that is no YAML: names with their lines, and the lines of what is wrong.
+fn each(text: &str) -> (Vec<String>, Vec<u32>) {
+    assert!(read(text).is_err(), "{text}");
+    let (documents, errors) = parse_each(&Arc::new(PathBuf::from("x.yaml")), text, "default");
+    let name = |document: &Document| {
+        let line = document.root.at("metadata.name").map_or(0, |node| node.line);
+        format!("{} {line}", document.object.name)
+    };
+    (documents.iter().map(name).collect(), errors.iter().map(|error| error.line).collect())
+}
+
+#[test]
+fn a_broken_document_leaves_its_neighbours_in_the_file_alone() {
+    let good = |name: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n");
+    let twice = "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nkind: Service\n";
+    let (a, b) = (good("a"), good("b"));
+    let table = [
+        (format!("{a}---\n{twice}---\n{b}"), &["a 3", "b 12"][..], &[8][..]),
+        (format!("---\n{twice}---\n{a}"), &["a 9"], &[5]),
+        (format!("{a}---\nkind: [\n---\n{b}"), &["a 3", "b 9"], &[5]),
+        // A marker ends a document in a block scalar, a quote and a flow collection.
+        (format!("text: |\n  one\n---\n{a}---\ntext: \"one\n---\n{b}"), &["a 6", "b 12"], &[1, 8]),
+        // Indented, or followed by more, it is text.
+        (format!("{twice}text: |\n  ---\n  {}---\n{a}", "...\n"), &["a 11"], &[4]),
+        (format!("{twice}---x: y\n---\n{a}"), &["a 9"], &[4]),
+        (format!("%YAML 1.2\n--- # first\n{a}...\n# rest\n---\n{twice}"), &["a 5"], &[12]),
+        (format!("{}---\r\n{}", a.replace('\n', "\r\n"), twice.replace('\n', "\r\n")), &["a 3"], &[8]),
+        // Anchors end with their document.
+        (format!("{a}x: &x 1\n---\n{b}x: *x\n"), &["a 3"], &[9]),
+        (twice.to_owned(), &[], &[4]),
+    ];
+    for (text, names, lines) in table {
+        let (found, wrong) = each(&text);
+        assert_eq!(found, names, "{text}");
+        assert_eq!(wrong, lines, "{text}");
+    }
+}
+
+/// The limits hold for a file, not for each of its documents.
+#[test]
+fn many_bombs_are_one_bomb() {
+    let bomb = format!(
+        "apiVersion: v1\nkind: X\nmetadata: {{name: a}}\na: &a [{}]\nb: [{}]\n",
+        "x,".repeat(1000),
+        "*a,".repeat(100)
+    );
+    let (documents, errors) = {
+        let text = format!("kind: [\n---\n{}", format!("{bomb}---\n").repeat(10));
+        parse_each(&Arc::new(PathBuf::from("x.yaml")), &text, "default")
+    };
+    assert_eq!((documents.len(), errors.len()), (2, 9));
 }

@@ -296,7 +296,9 @@ fn paths(world: &World) -> Vec<Case> {
         after: After::LeftOut,
     };
     let whole = |name: &'static str, fields: &str| document("Mapping", "default", name, fields);
-    let torn = good(world, "torn-file") + "---\napiVersion: getambassador.io/v3alpha1\nkind: [\n";
+    let torn = good(world, "torn-file") + "  headers: {\n";
+    // Its Mapping has no place; what stands before it in the file has one.
+    let twice = good(world, "twice") + "  tls: twice\n";
     vec![
         Case {
             place: Place::Kept,
@@ -318,5 +320,6 @@ fn paths(world: &World) -> Vec<Case> {
             whole("no-prefix", "hostname: \"*\"\nservice: {P}"),
         ),
         Case { after: After::LastGood, ..case("torn-file", "unreadable", ("", "", ""), torn) },
+        Case { after: After::LastGood, ..case("twice", "unreadable", ("", "", "  tls: twice"), twice) },
     ]
 }

@@ -147,54 +147,65 @@ fn depth(spec: &mut Reader<'_>) -> u32 {
     })
 }
 
-/// TLS and PROXY protocol of `protocol` or `protocolStack`.
+/// TLS and PROXY protocol of `protocol` or `protocolStack`. One that cannot be read makes the Listener unusable: nothing is
+/// served in a weaker form than was meant.
 fn protocol(spec: &mut Reader<'_>) -> (bool, bool) {
-    let stack = spec.texts("protocolStack");
     let single = spec.text("protocol");
-    if let Some(stack) = stack {
-        if stack.contains(&"UDP") {
-            spec.broken(
-                "protocolStack",
-                "unsupported_field",
-                "HTTP/3 (UDP) is not supported yet".to_owned(),
-                "leave UDP out",
-            );
+    if spec.node("protocolStack").is_some() {
+        if single.is_some() {
+            let message = "has no effect beside `protocolStack`".to_owned();
+            spec.find("protocol", (Severity::Warning, "no_effect"), message, "give one of them");
         }
-        return (stack.contains(&"TLS"), stack.contains(&"PROXY"));
+        return stack(spec);
     }
-    match single {
-        Some("HTTP") => (false, false),
-        Some("HTTPS") => (true, false),
-        Some("HTTPPROXY") => (false, true),
-        Some("HTTPSPROXY") => (true, true),
+    let (code, message) = match single {
+        Some("HTTP") => return (false, false),
+        Some("HTTPS") => return (true, false),
+        Some("HTTPPROXY") => return (false, true),
+        Some("HTTPSPROXY") => return (true, true),
         Some(other @ ("TCP" | "TLS" | "UDP")) => {
-            spec.broken(
-                "protocol",
-                "unsupported_field",
-                format!("{other} is not supported yet"),
-                "write HTTP or HTTPS",
-            );
-            (false, false)
+            ("unsupported_field", format!("{other} is not supported yet"))
         }
-        Some(other) => {
-            spec.broken(
-                "protocol",
-                "unknown_value",
-                format!("`{other}` cannot be meant"),
-                "write HTTP, HTTPS, HTTPPROXY or HTTPSPROXY",
-            );
-            (false, false)
-        }
-        None => {
-            spec.broken(
-                "protocol",
-                "unknown_value",
-                "is missing, and so is `protocolStack`".to_owned(),
-                "write HTTP or HTTPS",
-            );
-            (false, false)
-        }
+        Some(other) => ("unknown_value", format!("`{other}` cannot be meant")),
+        None => ("unknown_value", "is missing, and so is `protocolStack`".to_owned()),
+    };
+    spec.broken("protocol", code, message, "write HTTP, HTTPS, HTTPPROXY or HTTPSPROXY");
+    (false, false)
+}
+
+/// `protocolStack`, outermost first: PROXY and TLS where wanted, then HTTP, and TCP below it where somebody writes it.
+fn stack(spec: &mut Reader<'_>) -> (bool, bool) {
+    let stack = spec.texts("protocolStack").unwrap_or_default();
+    let above = match stack.as_slice() {
+        [above @ .., "HTTP", "TCP"] | [above @ .., "HTTP"] => Some(above),
+        _ => None,
+    };
+    match above {
+        Some([]) => return (false, false),
+        Some(["TLS"]) => return (true, false),
+        Some(["PROXY"]) => return (false, true),
+        Some(["PROXY", "TLS"] | ["TLS", "PROXY"]) => return (true, true),
+        _ => {}
     }
+    let known = ["HTTP", "PROXY", "TCP", "TLS", "UDP"];
+    let (code, message) = match stack.iter().find(|layer| !known.contains(layer)) {
+        Some(unknown) => ("unknown_value", format!("`{unknown}` is no protocol")),
+        None if stack.is_empty() => ("unknown_value", "is empty".to_owned()),
+        None if stack.contains(&"UDP") => {
+            ("unsupported_field", "HTTP/3 (UDP) is not supported yet".to_owned())
+        }
+        None if !stack.contains(&"HTTP") => {
+            ("unsupported_field", "has no HTTP; other protocols are not supported yet".to_owned())
+        }
+        None => ("unknown_value", format!("[{}] is no order that can be meant", stack.join(", "))),
+    };
+    spec.broken(
+        "protocolStack",
+        code,
+        message,
+        "write [HTTP], [TLS, HTTP], [PROXY, HTTP] or [PROXY, TLS, HTTP]",
+    );
+    (false, false)
 }
 
 /// Hosts bound by `hostBinding`.

@@ -271,3 +271,40 @@ spec: {type: ExternalName, externalName: example.org}
         );
     }
 }
+
+/// A Listener whose layers cannot be read does not serve: least of all in cleartext.
+#[test]
+fn protocol_stacks() {
+    let table = [
+        ("protocolStack: [HTTP]", Some((false, false)), ""),
+        ("protocolStack: [HTTP, TCP]", Some((false, false)), ""),
+        ("protocolStack: [TLS, HTTP, TCP]", Some((true, false)), ""),
+        ("protocolStack: [PROXY, HTTP]", Some((false, true)), ""),
+        ("protocolStack: [PROXY, TLS, HTTP, TCP]", Some((true, true)), ""),
+        (
+            "protocolStack: [TLS, HTTP]\nprotocol: HTTP",
+            Some((true, false)),
+            "warning no_effect spec.protocol",
+        ),
+        ("protocolStack: [TLS, FOO]", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: [FOO]\nprotocol: HTTPS", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: []", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: foo", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: {a: b}", None, "error wrong_type spec.protocolStack"),
+        ("protocolStack: [HTTP, TLS]", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: [HTTP, HTTP]", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: [TLS, TLS, HTTP]", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: [tls, http]", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: [TLS, TCP]", None, "error unsupported_field spec.protocolStack"),
+        ("protocolStack: [TLS, HTTP, UDP]", None, "error unsupported_field spec.protocolStack"),
+        ("protocol: [HTTPS]", None, "error wrong_type spec.protocol"),
+    ];
+    for (fields, served, finding) in table {
+        let fields = format!("port: 8080\nsecurityModel: XFP\n{fields}");
+        let (plan, report) = usual(&document("v3alpha1", "Listener", "l", &fields));
+        let found = plan.listeners.first().map(|listener| (listener.tls, listener.proxy_protocol));
+        assert_eq!(found, served, "{fields}");
+        assert!(has(&report, finding), "{fields}: {:?}", rows(&report));
+        assert_eq!(rows(&report).is_empty(), finding.is_empty(), "{fields}: {:?}", rows(&report));
+    }
+}

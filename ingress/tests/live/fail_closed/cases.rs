@@ -98,7 +98,7 @@ fn under(name: &str, world: &World) -> String {
 
 /// All cases.
 pub(super) fn all(world: &World) -> Vec<Case> {
-    [bytes(world), references(world), settings(world), mappings(), paths(world)]
+    [bytes(world), references(world), settings(world), conditions(), edits(), mappings(), paths(world)]
         .into_iter()
         .flatten()
         .collect()
@@ -210,11 +210,13 @@ fn settings(world: &World) -> Vec<Case> {
     ]
 }
 
-/// Values of a Mapping that cannot be meant. The service is the one without TLS: nothing may reach it either.
-fn mappings() -> Vec<Case> {
-    let case = |name: &'static str,
-                (code, field, line): (&'static str, &'static str, &'static str),
-                more: &str| Case {
+/// A Mapping with fields that cannot be meant. The service is the one without TLS: nothing may reach it either.
+fn refused(
+    name: &'static str,
+    (code, field, line): (&'static str, &'static str, &'static str),
+    more: &str,
+) -> Case {
+    Case {
         name,
         code,
         object: "Mapping",
@@ -223,31 +225,41 @@ fn mappings() -> Vec<Case> {
         broken: with_fields(name, &format!("service: {{P}}\n{more}")),
         place: Place::Kept,
         after: After::Refused,
-    };
-    let value = |name, field, line| case(name, ("unknown_value", field, line), line);
-    let mut cases = vec![
-        case(
+    }
+}
+
+/// One field whose value cannot be meant.
+fn value(name: &'static str, field: &'static str, line: &'static str) -> Case {
+    refused(name, ("unknown_value", field, line), line)
+}
+
+/// What a Mapping matches.
+fn conditions() -> Vec<Case> {
+    vec![
+        refused(
             "header-regex",
             ("bad_regex", "spec.regex_headers", "regex_headers"),
             "regex_headers: {x-a: \"(\"}",
         ),
-        case(
-            "rewrite-regex",
-            ("bad_regex", "spec.regex_rewrite.pattern", "pattern"),
-            "regex_rewrite:\n  pattern: \"(\"\n  substitution: x",
-        ),
-        case(
+        refused(
             "method-regex",
             ("bad_regex", "spec.method", "method: \"GET|((\""),
             "method: \"GET|((\"\nmethod_regex: true",
         ),
-        case("host-list", ("wrong_type", "spec.host_regex", "host_regex: 5"), "host_regex: 5"),
+        refused("host-switch", ("wrong_type", "spec.host_regex", "host_regex: 5"), "host_regex: 5"),
         value("header-name", "spec.headers", "headers: {\"x a\": b}"),
-        case("tls-list", ("wrong_type", "spec.tls", "tls: [x]"), "tls: [x]"),
-        case("grpc-maybe", ("wrong_type", "spec.grpc", "grpc: maybe"), "grpc: maybe"),
-        case("timeout-text", ("wrong_type", "spec.timeout_ms", "timeout_ms: soon"), "timeout_ms: soon"),
-        case("shadow", ("unsupported_field", "spec.shadow", "shadow: true"), "shadow: true"),
-        value("weight", "spec.weight", "weight: 200"),
+        value("method-blank", "spec.method", "method: \"G ET\""),
+    ]
+}
+
+/// What a Mapping changes.
+fn edits() -> Vec<Case> {
+    vec![
+        refused(
+            "rewrite-regex",
+            ("bad_regex", "spec.regex_rewrite.pattern", "pattern"),
+            "regex_rewrite:\n  pattern: \"(\"\n  substitution: x",
+        ),
         value("host-rewrite", "spec.host_rewrite", "host_rewrite: \"a b\""),
         value("rewrite", "spec.rewrite", "rewrite: nowhere"),
         value(
@@ -262,12 +274,23 @@ fn mappings() -> Vec<Case> {
         ),
         value("request-host", "spec.add_request_headers", "add_request_headers: {host: other.internal}"),
         value("response-close", "spec.remove_response_headers", "remove_response_headers: [connection]"),
-        case(
+    ]
+}
+
+/// What else a Mapping says.
+fn mappings() -> Vec<Case> {
+    let mut cases = vec![
+        refused("tls-list", ("wrong_type", "spec.tls", "tls: [x]"), "tls: [x]"),
+        refused("grpc-maybe", ("wrong_type", "spec.grpc", "grpc: maybe"), "grpc: maybe"),
+        refused("timeout-text", ("wrong_type", "spec.timeout_ms", "timeout_ms: soon"), "timeout_ms: soon"),
+        refused("shadow", ("unsupported_field", "spec.shadow", "shadow: true"), "shadow: true"),
+        value("weight", "spec.weight", "weight: 200"),
+        refused(
             "retry-on",
             ("unknown_value", "spec.retry_policy.retry_on", "retry_on: sometimes"),
             "retry_policy:\n  retry_on: sometimes",
         ),
-        case(
+        refused(
             "redirect-code",
             ("unknown_value", "spec.redirect_response_code", "redirect_response_code: 299"),
             "host_redirect: true\nredirect_response_code: 299",
@@ -278,7 +301,7 @@ fn mappings() -> Vec<Case> {
     {
         let broken = with_fields(name, line);
         let line = line.split("{P}").next().unwrap_or_default();
-        cases.push(Case { line, broken, ..case(name, ("bad_service", "spec.service", ""), "") });
+        cases.push(Case { line, broken, ..refused(name, ("bad_service", "spec.service", ""), "") });
     }
     cases
 }

@@ -204,7 +204,7 @@ impl TlsSettings {
             identity,
             ca,
             crl,
-            sni: spec.text("sni").map(str::to_ascii_lowercase),
+            sni: sni(spec),
             server_names: names(spec),
             verify: verify(spec),
             spiffe,
@@ -267,6 +267,34 @@ fn names(spec: &mut Reader<'_>) -> Vec<String> {
         }
     }
     names
+}
+
+/// `sni`: a DNS name. Anything else would silently not be sent.
+fn sni(spec: &mut Reader<'_>) -> Option<String> {
+    let text = spec.text("sni")?;
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        let message = format!("`{text}` is an address, which SNI cannot carry (RFC 6066)");
+        spec.broken(
+            "sni",
+            "unknown_value",
+            message,
+            "write a DNS name; to verify an address use server_names",
+        );
+    } else if !is_name(text) {
+        let message = format!("`{text}` is not a DNS name");
+        spec.broken(
+            "sni",
+            "unknown_value",
+            message,
+            "write one name without scheme, port and *, or remove it",
+        );
+    }
+    Some(text.to_ascii_lowercase())
+}
+
+/// A DNS name, which SNI may carry; not an address.
+pub(super) fn is_name(host: &str) -> bool {
+    host.parse::<std::net::IpAddr>().is_err() && rustls_name(host).is_some()
 }
 
 /// Whether a text can be verified as a server's name.

@@ -7,7 +7,7 @@ use proxy::upstream::{ClusterPolicy, Protocol, RuleRef, ServiceRef, Tag, TlsKey,
 
 use super::{
     Compiler,
-    context::{Context, SpiffeBlock, VerifyMode},
+    context::{Context, SpiffeBlock, VerifyMode, is_name},
     service::{Scheme, ServiceText},
 };
 use crate::{
@@ -312,9 +312,4 @@ fn plain(host: &str) -> ClientPlan {
         cipher_suites: Vec::new(),
         groups: Vec::new(),
     }
-}
-
-/// A DNS name, which SNI may carry; not an address.
-fn is_name(host: &str) -> bool {
-    host.parse::<std::net::IpAddr>().is_err() && identity::server_name(host).is_some()
 }

@@ -307,3 +307,27 @@ fn clusters_are_shared_by_key_alone() {
     names.dedup();
     assert_eq!(names.len(), 5);
 }
+
+/// What cannot be sent as SNI is not left out in silence.
+#[test]
+fn a_bad_server_name_to_send_is_refused() {
+    for (sni, good) in [
+        ("a.b", true),
+        ("A-1.b_c.", true),
+        ("a b", false),
+        ("foo:443", false),
+        ("*.foo", false),
+        ("", false),
+        ("10.0.0.1", false),
+        ("::1", false),
+        ("https://a.b", false),
+    ] {
+        for fields in ["", "\nca_secret: roots"] {
+            let yaml = mapping("m", "prefix: /\nservice: svc\ntls: ctx")
+                + &context("ctx", &format!("sni: \"{sni}\"{fields}"));
+            let (plan, report) = usual(&yaml);
+            assert_eq!(outcome(&plan, "default/m") == "503 unknown_value", !good, "{sni}");
+            assert_eq!(has(&report, "error unknown_value spec.sni"), !good, "{sni}: {:?}", rows(&report));
+        }
+    }
+}

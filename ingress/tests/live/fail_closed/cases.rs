@@ -191,6 +191,7 @@ fn settings(world: &World) -> Vec<Case> {
     let value = |name, field, line: &'static str| case(name, "unknown_value", (field, line), line);
     vec![
         value("enum-version", "spec.min_tls_version", "min_tls_version: v9"),
+        value("sni-port", "spec.sni", "sni: \"app.internal:443\""),
         value("enum-verify", "spec.verify", "verify: maybe"),
         case(
             "versions-crossed",

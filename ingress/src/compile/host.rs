@@ -1,7 +1,7 @@
 //! Hosts: virtual hosts, their termination, and which Mappings belong to them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -78,7 +78,7 @@ pub(crate) fn compile(
     let hosts_of = of_kind(documents, "Host");
     let mappings = &Attach::new(mappings);
     let mut hosts: Vec<_> = hosts_of.iter().map(|document| one(compiler, document, mappings)).collect();
-    hosts.extend(terminating_contexts(compiler, &hosts, mappings));
+    hosts.extend(terminating_contexts(compiler, &hosts_of, &hosts, mappings));
     if hosts_of.is_empty() && !hosts.iter().any(|host: &CompiledHost| host.plan.hostname == HostGlob::Any) {
         hosts.push(synthetic(compiler, mappings));
     }
@@ -313,24 +313,49 @@ fn server_plan(
     Ok(plan)
 }
 
-/// TLSContexts with `hosts` terminate for names that no Host has.
+/// TLSContexts with `hosts` terminate for names that no Host has. Where a Host has the name it decides, as in Emissary
+/// (emissary.md 4.2): what the context asks for is then not done, and must not go unsaid.
 fn terminating_contexts(
     compiler: &mut Compiler<'_>,
+    documents: &[&Document],
     hosts: &[CompiledHost],
     mappings: &Attach<'_>,
 ) -> Vec<CompiledHost> {
     let mut made = Vec::new();
-    let taken: HashSet<_> = hosts.iter().map(|host| &host.plan.hostname).collect();
+    let taken: HashMap<_, _> = hosts.iter().map(|host| &host.plan.hostname).zip(documents).collect();
     for context in compiler.contexts.all() {
         for name in &context.hosts {
             let hostname = HostGlob::parse(name);
-            if taken.contains(&hostname) {
-                continue;
+            match taken.get(&hostname) {
+                None => made.push(context_host(compiler, &context, hostname, mappings)),
+                Some(host) if uses(compiler, host, &context) => {}
+                Some(host) => overruled(compiler, &context, name, host),
             }
-            made.push(context_host(compiler, &context, hostname, mappings));
         }
     }
     made
+}
+
+/// Whether a Host names a context as its own.
+fn uses(compiler: &Compiler<'_>, host: &Document, context: &Context<'_>) -> bool {
+    let named = host.root.at("spec.tlsContext.name").and_then(Node::as_text);
+    named
+        .and_then(|text| compiler.contexts.find(text, &host.object.namespace, compiler.settings).ok())
+        .is_some_and(|(found, _)| found.name == context.name)
+}
+
+/// Says that a Host terminates for a name of a context.
+fn overruled(compiler: &mut Compiler<'_>, context: &Context<'_>, name: &str, host: &Document) {
+    let lost = context.settings.as_ref().ok().filter(|settings| settings.cert_required);
+    let lost = lost.map_or("", |_| ": no client certificate is asked for by this context");
+    let message = format!(
+        "has no effect for `{name}`: {} terminates TLS there, not TLSContext {}{lost}",
+        host.object, context.name
+    );
+    let mut spec = Reader::spec(context.document);
+    let remedy = "name the context in the Host's tlsContext, or take the name out of `hosts`";
+    spec.find("hosts", (Severity::Warning, "no_effect"), message, remedy);
+    compiler.findings.extend(spec.abandon());
 }
 
 fn context_host(

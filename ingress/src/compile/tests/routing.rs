@@ -308,3 +308,34 @@ fn protocol_stacks() {
         assert_eq!(rows(&report).is_empty(), finding.is_empty(), "{fields}: {:?}", rows(&report));
     }
 }
+
+/// A Host's own termination wins over a context with the same name in `hosts`, and the context says so.
+#[test]
+fn a_context_beside_a_host_of_its_name_is_overruled_by_name() {
+    let context = |hosts: &str| {
+        let fields = format!("hosts: {hosts}\nsecret: own\nca_secret: roots\ncert_required: true");
+        document("v3alpha1", "TLSContext", "strict", &fields)
+    };
+    let host = |fields: &str| {
+        document("v3alpha1", "Host", "h", &format!("hostname: a.test\ntlsSecret: {{name: own}}\n{fields}"))
+    };
+    let required = |plan: &Plan, name: &str| {
+        let found = plan.hosts.iter().find(|host| host.hostname.text() == name).expect("host");
+        found.tls.as_ref().expect("TLS").client_auth == ClientAuth::Required
+    };
+    let (plan, report) = usual(&(context("[a.test, b.test]") + &host("")));
+    assert!(!required(&plan, "a.test") && required(&plan, "b.test"));
+    let [finding] = report.findings.as_slice() else { panic!("{:?}", rows(&report)) };
+    assert!(has(&report, "warning no_effect spec.hosts"));
+    for named in ["default/strict", "default/h", "`a.test`", "client certificate"] {
+        assert!(finding.message.contains(named), "{named}: {}", finding.message);
+    }
+    for name in ["strict", "strict.default"] {
+        let (plan, report) = usual(&(context("[a.test]") + &host(&format!("tlsContext: {{name: {name}}}"))));
+        assert!(required(&plan, "a.test"), "{name}");
+        assert_eq!(rows(&report), [""; 0], "{name}");
+    }
+    let (plan, report) = usual(&context("[a.test]"));
+    assert!(required(&plan, "a.test"));
+    assert_eq!(rows(&report), [""; 0]);
+}

@@ -81,6 +81,12 @@ pub enum Error {
         /// How long it was.
         after: std::time::Duration,
     },
+    /// What the Mapping makes of the request cannot be sent.
+    #[error("rewrite: {message}")]
+    Rewrite {
+        /// What exactly, for the log.
+        message: String,
+    },
     /// A configured limit was reached.
     #[error("limit reached: {0:?}")]
     Limit(Reason),
@@ -91,7 +97,7 @@ impl Error {
     pub fn origin(&self) -> Origin {
         match self {
             Self::Downstream { .. } | Self::DownstreamClosed => Origin::Downstream,
-            Self::Identity { .. } | Self::Limit(_) => Origin::Us,
+            Self::Identity { .. } | Self::Rewrite { .. } | Self::Limit(_) => Origin::Us,
             Self::Timeout { reason, .. } if *reason == Reason::HEADER_TIMEOUT => Origin::Downstream,
             Self::Connect { .. } | Self::Upstream { .. } | Self::Timeout { .. } => Origin::Upstream,
         }
@@ -116,6 +122,7 @@ impl Error {
             | Self::Timeout { reason, .. }
             | Self::Limit(reason) => reason.clone(),
             Self::DownstreamClosed => Reason::DOWNSTREAM_RESET,
+            Self::Rewrite { .. } => Reason::BAD_REWRITE,
         }
     }
 
@@ -135,6 +142,7 @@ impl Error {
             }
             Self::Timeout { reason, .. } if *reason == Reason::HEADER_TIMEOUT => StatusCode::REQUEST_TIMEOUT,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Rewrite { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }
@@ -180,6 +188,7 @@ mod tests {
             (late(Reason::UPSTREAM_TIMEOUT), Upstream, Retry::Never, 504),
             (late(Reason::STREAM_IDLE), Upstream, Retry::Never, 504),
             (late(Reason::HEADER_TIMEOUT), Downstream, Retry::Never, 408),
+            (Error::Rewrite { message: String::new() }, Us, Retry::Never, 500),
             (Error::Limit(Reason::OVERFLOW), Us, Retry::Never, 503),
         ];
         for (error, origin, retry, status) in table {

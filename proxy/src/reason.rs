@@ -106,6 +106,8 @@ reasons! {
     TRUST_REMOVED = "trust_removed";
     /// The drain deadline passed.
     DRAIN_TIMEOUT = "drain_timeout";
+    /// The Mapping's rewrite gives no path for this request.
+    BAD_REWRITE = "bad_rewrite";
     /// A defect of this program; please report it.
     INTERNAL = "internal";
 }

@@ -197,14 +197,19 @@ fn report(table: &Table, head: &Head<'_>, decision: &Decision, dice: Dice) -> Va
     match &decision.action {
         Action::Forward(ix) | Action::Tunnel(ix) => {
             let cluster = &table.route(*ix).cluster;
-            let path =
-                table.edits(decision.edits).path.apply(head.path).unwrap_or_else(|| head.path.to_owned());
-            let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
             set("cluster", (*cluster.name).into());
             set("upstream", cluster.endpoints().iter().map(|endpoint| endpoint.addr.to_string()).collect());
-            set("upstream_path", format!("{path}{query}").into());
             set("tls", tls(cluster));
-            set("action", "forward".into());
+            match table.edits(decision.edits).path.target(head.path, head.query) {
+                Ok((target, _)) => {
+                    set("upstream_path", target.as_str().into());
+                    set("action", "forward".into());
+                }
+                Err(_no_path) => {
+                    set("action", "respond 500".into());
+                    set("reason", Reason::BAD_REWRITE.code().into());
+                }
+            }
         }
         Action::Respond(answer) => {
             set("action", format!("respond {}", answer.status.as_u16()).into());

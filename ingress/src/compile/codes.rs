@@ -5,6 +5,7 @@ pub const CODES: &[&str] = &[
     "address_rules_unsupported",
     "auth_unsupported",
     "bad_regex",
+    "bad_rewrite",
     "bad_service",
     "bad_spiffe_id",
     "ca_missing",

@@ -1,7 +1,10 @@
 //! What a Mapping changes (emissary.md 2.3): path and header fields.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue};
 use proxy::message::{Edits, HeaderEdit, PathEdit};
+use regex_automata::meta::Regex;
 use resource::Node;
 
 use super::mapping::substitution;
@@ -63,6 +66,9 @@ pub(super) fn edits(
 fn path_edit(spec: &mut Reader<'_>, prefix_len: Option<usize>, path: &PathMatch) -> PathEdit {
     let by_regex = spec.child("regex_rewrite").and_then(|mut child| {
         let pair = substitution(&mut child);
+        if let Some((pattern, substitution)) = &pair {
+            leads_to_paths(&mut child, pattern, substitution, path);
+        }
         spec.merge(child);
         pair
     });
@@ -81,6 +87,14 @@ fn path_edit(spec: &mut Reader<'_>, prefix_len: Option<usize>, path: &PathMatch)
     if let Some(text) = rewrite.filter(|text| !text.starts_with('/')) {
         let message = format!("`{text}` does not start with a slash");
         spec.broken("rewrite", "unknown_value", message, "write a path, or \"\" for no rewrite");
+    } else if let Some(wrong) = rewrite.and_then(stranger) {
+        let message = format!("has {wrong:?}, which cannot stand in a path");
+        spec.broken(
+            "rewrite",
+            "unknown_value",
+            message,
+            "percent-encode it; the client's query is kept by itself",
+        );
     }
     let same = |text: &str| match path {
         PathMatch::Prefix { text: own, case_sensitive } | PathMatch::Exact { text: own, case_sensitive } => {
@@ -93,6 +107,49 @@ fn path_edit(spec: &mut Reader<'_>, prefix_len: Option<usize>, path: &PathMatch)
         (Some(text), _) if same(text) => PathEdit::Keep,
         (Some(text), Some(len)) => PathEdit::Prefix { len, with: text.into() },
         (Some(text), None) => PathEdit::Replace(text.into()),
+    }
+}
+
+/// The first character that cannot stand in a path.
+fn stranger(text: &str) -> Option<char> {
+    text.chars().find(|c| {
+        let one = |c: &char| format!("/{c}").parse::<http::uri::PathAndQuery>().is_ok();
+        matches!(c, '?' | '#') || c.is_ascii_control() || !one(c)
+    })
+}
+
+/// Reports a substitution whose results are no paths. What depends on the request is left to the request, which is answered
+/// `bad_rewrite`.
+fn leads_to_paths(child: &mut Reader<'_>, pattern: &Arc<Regex>, substitution: &Arc<str>, path: &PathMatch) {
+    if let Some(wrong) = stranger(substitution) {
+        let message = format!("has {wrong:?}, which cannot stand in a path");
+        child.broken(
+            "substitution",
+            "unknown_value",
+            message,
+            "percent-encode it; the client's query is kept by itself",
+        );
+        return;
+    }
+    let edit = PathEdit::Regex { pattern: Arc::clone(pattern), substitution: Arc::clone(substitution) };
+    let own = match path {
+        PathMatch::Prefix { text, .. } | PathMatch::Exact { text, .. } => Some(&**text),
+        PathMatch::Regex(_) => None,
+    };
+    let result = own.filter(|own| own.starts_with('/')).and_then(|own| edit.apply(own));
+    let anchored = child.text("pattern").is_some_and(|text| text.starts_with('^'));
+    if !anchored && result.as_ref().is_none_or(|result| result.starts_with('/')) {
+        return;
+    }
+    let remedy = "let it start with a slash";
+    if !substitution.starts_with(['/', '\\']) {
+        let message = format!("`{substitution}` makes a path that does not start with a slash");
+        child.broken("substitution", "unknown_value", message, remedy);
+    } else if let Some(result) = result.filter(|result| !result.starts_with('/')) {
+        let message = format!(
+            "makes `{result}` of the prefix itself, which is no path: such a request is answered 500"
+        );
+        child.find("substitution", (Severity::Warning, "bad_rewrite"), message, remedy);
     }
 }
 

@@ -280,7 +280,28 @@ pub(super) fn substitution(child: &mut Reader<'_>) -> Option<(Arc<regex_automata
         child.broken("", "wrong_type", "needs `pattern` and `substitution`".to_owned(), "write both");
         return None;
     };
-    Some((search_regex(child, "pattern", pattern)?, substitution.into()))
+    let pattern = search_regex(child, "pattern", pattern)?;
+    if let Some(group) = groups(substitution).find(|group| *group >= pattern.captures_len()) {
+        let message = format!("\\{group} names a group, but the pattern has {}", pattern.captures_len() - 1);
+        child.broken(
+            "substitution",
+            "unknown_value",
+            message,
+            "name a group of the pattern; \\\\ is a backslash",
+        );
+    }
+    Some((pattern, substitution.into()))
+}
+
+/// The groups that a substitution names.
+fn groups(substitution: &str) -> impl Iterator<Item = usize> {
+    let mut chars = substitution.chars();
+    std::iter::from_fn(move || {
+        chars.find(|c| *c == '\\')?;
+        Some(chars.next().and_then(|c| c.to_digit(10)))
+    })
+    .flatten()
+    .filter_map(|digit| usize::try_from(digit).ok())
 }
 
 /// A `retry_policy`; `None` where none is written.

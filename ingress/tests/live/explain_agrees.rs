@@ -173,3 +173,30 @@ async fn without_hosts() {
 async fn with_hosts() {
     agrees(88, true).await;
 }
+
+/// What only a request shows: a rewrite that makes no path of it. The client is not to blame.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewrite_that_gives_no_path() {
+    let upstream = Upstream::plain().await;
+    let folder = tempfile::tempdir().expect("folder");
+    let mapping = format!(
+        "apiVersion: getambassador.io/v3alpha1\nkind: Mapping\nmetadata: {{name: m}}\n\
+         spec: {{hostname: \"*\", prefix: /a/, service: \"{}\", regex_rewrite: {{pattern: \"^/a/(.*)\", substitution: '\\1'}}}}\n",
+        upstream.addr
+    );
+    replace(&folder.path().join("all.yaml"), &mapping);
+    let ingress = Ingress::start(folder.path(), &[]).await;
+    let table = table(folder.path(), &[]);
+    for (path, status, reason, action) in
+        [("/a//x?q", 200, "ok", "forward"), ("/a/x?q", 500, "bad_rewrite", "respond 500")]
+    {
+        let request = Request::get(path).header("host", "a.test").body(empty()).expect("request");
+        let (answered, _) = Http1::new(ingress.http()).ask(request).await.expect("an answer");
+        assert_eq!(answered, status, "{path}");
+        assert_eq!(ingress.access(path).await["reason"], reason, "{path}");
+        let question =
+            Question { method: "GET".to_owned(), url: format!("http://a.test{path}"), ..Question::default() };
+        let found = answer(&table, &question).expect("an answer");
+        assert_eq!((&found["reason"], &found["action"]), (&reason.into(), &action.into()), "{path}");
+    }
+}

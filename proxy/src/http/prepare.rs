@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use hyper::body::Incoming;
 
 use super::fields;
 use crate::{
-    ConnMeta, Error, Reason,
+    ConnMeta, Error,
     message::{Edits, HeaderEdit, ReqBody, Scheme, hygiene},
     route::HttpPolicy,
 };
@@ -38,9 +38,9 @@ pub(super) fn upstream_request(
     hygiene::strip_hop_by_hop(&mut headers);
     hygiene::normalise_length(&mut headers);
     headers.remove(header::EXPECT);
-    let rewritten = target.edits.path.apply(target.path);
-    let path = rewritten.as_deref().unwrap_or(target.path);
-    if rewritten.is_some() && !target.policy.suppress_envoy_headers {
+    let (asked, rewritten) =
+        target.edits.path.target(target.path, target.query).map_err(|message| Error::Rewrite { message })?;
+    if rewritten && !target.policy.suppress_envoy_headers {
         let original = joined(target.path, target.query);
         insert(&mut headers, ORIGINAL_PATH, &original);
     }
@@ -53,15 +53,9 @@ pub(super) fn upstream_request(
             HeaderValue::from_str(target.authority).ok().and_then(|host| headers.insert(header::HOST, host))
         }
     };
-    let uri = joined(path, target.query).parse::<PathAndQuery>().map(Uri::from).map_err(|error| {
-        Error::Downstream {
-            reason: Reason::BAD_PATH,
-            message: format!("the rewritten path is no path: {error}"),
-        }
-    })?;
     let mut out = Request::new(body(incoming));
     *out.method_mut() = parts.method;
-    *out.uri_mut() = uri;
+    *out.uri_mut() = Uri::from(asked);
     *out.headers_mut() = headers;
     Ok(out)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
 /// Changes to a message, computed at compile time and shared by all requests of a route.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +57,22 @@ pub enum PathEdit {
 }
 
 impl PathEdit {
+    /// What is asked of the upstream, and whether the edit changed the path. The error says why the result is no path.
+    pub fn target(&self, path: &str, query: Option<&str>) -> Result<(PathAndQuery, bool), String> {
+        let rewritten = self.apply(path);
+        let changed = rewritten.is_some();
+        let whole = rewritten.unwrap_or_else(|| path.to_owned());
+        if changed && !whole.starts_with('/') {
+            return Err("the rewritten path does not start with a slash".to_owned());
+        }
+        let whole = match query {
+            Some(query) => format!("{whole}?{query}"),
+            None => whole,
+        };
+        let target = whole.try_into().map_err(|error| format!("the rewritten path is no path: {error}"))?;
+        Ok((target, changed))
+    }
+
     /// The path after the edit; `None` when it stays as it is.
     pub fn apply(&self, path: &str) -> Option<String> {
         match self {

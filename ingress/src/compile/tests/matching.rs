@@ -362,3 +362,46 @@ fn headers_that_frame_or_name_the_host_are_refused() {
         assert_eq!(names, ["x"], "{field} {name}");
     }
 }
+
+/// Whatever is known before a request comes is said before.
+#[test]
+fn rewrites_that_give_no_path() {
+    let regex = |pattern: &str, substitution: &str| {
+        format!("regex_rewrite: {{pattern: '{pattern}', substitution: '{substitution}'}}")
+    };
+    let error = "error unknown_value spec.regex_rewrite.substitution";
+    let warning = "warning bad_rewrite spec.regex_rewrite.substitution";
+    let table = [
+        ("rewrite: /b-._~!$&'()*+,;=:@%20".to_owned(), ""),
+        ("rewrite: \"/a b\"".to_owned(), "error unknown_value spec.rewrite"),
+        ("rewrite: \"/a\\r\\nb\"".to_owned(), "error unknown_value spec.rewrite"),
+        ("rewrite: \"/x?y=1\"".to_owned(), "error unknown_value spec.rewrite"),
+        ("rewrite: \"/x#z\"".to_owned(), "error unknown_value spec.rewrite"),
+        ("rewrite: \"/a<b\"".to_owned(), "error unknown_value spec.rewrite"),
+        (regex("^/a/(.*)", "/b/\\1"), ""),
+        (regex("^(/a)/", "\\1-b/"), ""),
+        (regex("x", "y"), ""),
+        (regex("^/a/(.*)", "http://evil/\\1"), error),
+        (regex("/a/(.*)", "b/\\1"), error),
+        (regex("^/z", "b"), error),
+        (regex("/a/", "/b c"), error),
+        (regex("/a/", "/b?c"), error),
+        (regex("/(a)/", "/\\2"), error),
+        (regex("/(a)/", "/\\1\\0"), ""),
+        (regex("/(a)/", "/\\\\9"), ""),
+        (regex("^/a(/.+)?", "\\1"), ""),
+        (regex("^/a/(.*)", "\\1"), warning),
+    ];
+    for (fields, finding) in table {
+        let (plan, report) = usual(&mapping("m", &format!("prefix: /a/\nservice: svc\n{fields}")));
+        assert!(has(&report, finding), "{fields}: {:?}", rows(&report));
+        assert_eq!(rows(&report).is_empty(), finding.is_empty(), "{fields}: {:?}", rows(&report));
+        let expected = if finding.starts_with("error") { "503 unknown_value" } else { "svc:80" };
+        assert_eq!(outcome(&plan, "default/m"), expected, "{fields}");
+    }
+    let (_, report) = usual(&mapping(
+        "m",
+        "prefix: /\nservice: x\nhost_redirect: true\nregex_redirect: {pattern: a, substitution: '\\1'}",
+    ));
+    assert!(has(&report, "error unknown_value spec.regex_redirect.substitution"));
+}

@@ -189,9 +189,15 @@ fn settings(world: &World) -> Vec<Case> {
         ..under_context(world, (name, code), &context(name, &format!("ca_secret: roots\n{fields}")))
     };
     let value = |name, field, line: &'static str| case(name, "unknown_value", (field, line), line);
+    let port = context("sni-port", "ca_secret: roots").replace("app.internal", "app.internal:443");
     vec![
+        Case {
+            object: "TLSContext",
+            field: "spec.sni",
+            line: "sni: app.internal:443",
+            ..under_context(world, ("sni-port", "unknown_value"), &port)
+        },
         value("enum-version", "spec.min_tls_version", "min_tls_version: v9"),
-        value("sni-port", "spec.sni", "sni: \"app.internal:443\""),
         value("enum-verify", "spec.verify", "verify: maybe"),
         case(
             "versions-crossed",
@@ -263,6 +269,18 @@ fn edits() -> Vec<Case> {
         ),
         value("host-rewrite", "spec.host_rewrite", "host_rewrite: \"a b\""),
         value("rewrite", "spec.rewrite", "rewrite: nowhere"),
+        value("rewrite-blank", "spec.rewrite", "rewrite: \"/a b\""),
+        value("rewrite-query", "spec.rewrite", "rewrite: \"/x?y=1\""),
+        refused(
+            "rewrite-url",
+            ("unknown_value", "spec.regex_rewrite.substitution", "substitution: http://evil"),
+            "regex_rewrite:\n  pattern: /rewrite-url/(.*)\n  substitution: http://evil/\\1",
+        ),
+        refused(
+            "rewrite-group",
+            ("unknown_value", "spec.regex_rewrite.substitution", "substitution: /"),
+            "regex_rewrite:\n  pattern: /(a)\n  substitution: /\\9",
+        ),
         value(
             "response-length",
             "spec.add_response_headers",

@@ -78,7 +78,8 @@ impl FileSource {
         for path in paths {
             let opened = match fs::metadata(path) {
                 Ok(meta) if meta.is_dir() => fs::read_dir(path).map(drop),
-                Ok(_) => fs::File::open(path).map(drop),
+                Ok(meta) if meta.is_file() => fs::File::open(path).map(drop),
+                Ok(_) => Err(io::Error::other("it is no regular file")),
                 Err(error) => Err(error),
             };
             opened.map_err(|source| LoadError { path: path.clone(), source })?;
@@ -243,9 +244,13 @@ fn stamp(path: &Path) -> Option<(SystemTime, u64, u64)> {
     Some((meta.modified().ok()?, meta.len(), meta.ino()))
 }
 
-/// The text of a file.
+/// The text of a file. Anything else is not opened: a pipe would hold up whoever reads it, for ever.
 fn text(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > MAX_FILE_BYTES {
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    if meta.len() > MAX_FILE_BYTES {
         return Err(io::Error::other("it is larger than 64 MiB"));
     }
     fs::read_to_string(path)

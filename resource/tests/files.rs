@@ -247,3 +247,25 @@ fn documents_of_a_broken_file_serve_until_it_is_whole_once() {
     assert_eq!(names(&source), ["a", "b", "c"]);
     assert!(source.set().errors[0].kept_last_good);
 }
+
+/// Opening a pipe waits for somebody who writes: one in the folder must not stop everything else.
+#[tokio::test]
+async fn a_pipe_is_named_and_never_opened() {
+    let folder = folder();
+    let (pipe, good) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    fs::write(&good, service("b")).expect("write");
+    let (done, loaded) = tokio::sync::oneshot::channel();
+    let below = folder.path().to_path_buf();
+    std::thread::spawn(move || done.send(FileSource::load(&[below], "default")));
+    let loaded = tokio::time::timeout(Duration::from_secs(5), loaded).await.expect("does not wait");
+    let source = loaded.expect("loads").expect("loads");
+    assert_eq!(names(&source), ["b"]);
+    let [error] = source.set().errors.clone().try_into().expect("one error");
+    assert!(error.path.expect("path").ends_with("a.yaml") && error.message.contains("regular file"));
+    assert!(FileSource::load(&[pipe.clone()], "default").is_err());
+    fs::remove_file(&pipe).expect("unlink");
+    fs::write(&good, service("later")).expect("write");
+    source.refresh();
+    assert_eq!((names(&source), source.set().errors.len()), (vec!["later".to_owned()], 0));
+}

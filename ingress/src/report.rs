@@ -87,20 +87,42 @@ impl Finding {
     }
 }
 
+/// A text with its control characters escaped: values of manifests must not end a line, or speak to a terminal.
+struct Plain<T>(T);
+
+impl<T: std::fmt::Display> std::fmt::Display for Plain<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use std::fmt::Write as _;
+        struct Escaping<'a, 'b>(&'a mut std::fmt::Formatter<'b>);
+        impl std::fmt::Write for Escaping<'_, '_> {
+            fn write_str(&mut self, text: &str) -> std::fmt::Result {
+                text.chars().try_for_each(|c| {
+                    if c.is_control() {
+                        write!(self.0, "{}", c.escape_default())
+                    } else {
+                        self.0.write_char(c)
+                    }
+                })
+            }
+        }
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
 impl std::fmt::Display for Finding {
     /// `FILE:LINE: Kind namespace/name: field: what is wrong; remedy`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Origin::File { path, .. } = &self.origin {
-            write!(f, "{}:{}: ", path.display(), self.line)?;
+            write!(f, "{}:{}: ", Plain(path.display()), self.line)?;
         }
         if let Some(object) = &self.object {
-            write!(f, "{object}: ")?;
+            write!(f, "{}: ", Plain(object))?;
         }
         if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
+            write!(f, "{}: ", Plain(&self.field))?;
         }
         let mark = if self.severity == Severity::Error { "" } else { self.severity.as_str() };
         let mark = if mark.is_empty() { String::new() } else { format!("{mark}: ") };
-        write!(f, "{mark}{}; {}", self.message, self.remedy)
+        write!(f, "{mark}{}; {}", Plain(&self.message), Plain(&self.remedy))
     }
 }

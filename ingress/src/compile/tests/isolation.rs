@@ -237,3 +237,17 @@ fn thousands_of_hosts_and_mappings_are_attached_each_to_its_own() {
         );
     }
 }
+
+/// One finding is one line, and no value of a manifest speaks to the terminal.
+#[test]
+fn control_characters_of_manifests_are_escaped() {
+    let yaml = mapping("m", "prefix: /\nservice: \"a\\nb\\e[31m\\u009b\\u0085\"\n\"x\\ty\": 1");
+    let (_, report) = usual(&yaml);
+    assert_eq!(report.findings.len(), 2);
+    for finding in &report.findings {
+        let line = finding.to_string();
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+    let text = report.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    assert!(text.contains("a\\nb\\u{1b}[31m") && text.contains("x\\ty"), "{text}");
+}

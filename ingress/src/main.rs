@@ -8,7 +8,7 @@ use std::{
 use clap::Parser as _;
 use ingress::{
     app::{self, App, Termination},
-    cli::{Cli, Command, DecisionSettings, IngressSettings, LogForm, RunArgs, UsageError},
+    cli::{self, Cli, Command, DecisionSettings, IngressSettings, LogForm, Output, RunArgs, UsageError},
     command,
 };
 
@@ -19,12 +19,18 @@ fn main() -> ExitCode {
     identity::provider::install();
     match run(Cli::parse()) {
         Ok(status) => ExitCode::from(status),
+        // Whoever read the output has read enough of it: `explain ... | head -1`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nowhere is left to say that even stderr is gone.
             let _unwritable = writeln!(io::stderr(), "selvedge-ingress: {error:#}");
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 3 })
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -34,10 +40,12 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     let status = match cli.command {
         Command::Run(args) => serve(&args, &env)?,
         Command::Check(args) => {
-            command::check::run(&args, &DecisionSettings::new(&args.decision, &env)?, &mut out)?
+            let paths = cli::manifests(&args.paths, &env, "name files or folders after `check`")?;
+            command::check::run(&args, &paths, &DecisionSettings::new(&args.decision, &env)?, &mut out)?
         }
         Command::Explain(args) => {
-            command::explain::run(&args, &DecisionSettings::new(&args.decision, &env)?, &mut out)?
+            let paths = cli::manifests(&args.manifests, &env, "write --manifests DIR|FILE")?;
+            command::explain::run(&args, &paths, &DecisionSettings::new(&args.decision, &env)?, &mut out)?
         }
         #[cfg(feature = "demo")]
         Command::Demo(args) => {
@@ -52,8 +60,18 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             app::init_logging("info", None).map_err(UsageError)?;
             control()?.block_on(command::dev_authority::run(&args, &mut out))?
         }
-        Command::Version => {
-            writeln!(out, "selvedge-ingress {}", env!("CARGO_PKG_VERSION"))?;
+        Command::Version(args) => {
+            let version = env!("CARGO_PKG_VERSION");
+            match args.output {
+                Output::Text => writeln!(out, "selvedge-ingress {version}")?,
+                Output::Json => {
+                    writeln!(
+                        out,
+                        "{:#}",
+                        serde_json::json!({"name": "selvedge-ingress", "version": version})
+                    )?;
+                }
+            }
             0
         }
     };

@@ -207,7 +207,11 @@ impl App {
             if let (Some(health), Some(fields)) = (self.health, ready.as_object_mut()) {
                 fields.insert("health".to_owned(), json!(health.to_string()));
             }
-            write_by_rename(path, &ready.to_string())?;
+            write_by_rename(path, &ready.to_string()).map_err(|error| {
+                let path = path.display();
+                let remedy = "name a file in a folder that exists and can be written to with --ready-file";
+                io::Error::other(format!("cannot write the ready file {path}: {error}; {remedy}"))
+            })?;
         }
         for (name, addr) in &listeners {
             tracing::info!(listener = %name, %addr, "listening");

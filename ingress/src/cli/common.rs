@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::BoolishValueParser};
 
 use super::{HumanDuration, HumanSize};
 
@@ -100,6 +100,6 @@ pub struct CommonArgs {
     #[arg(long, value_name = "DURATION", env = "SELVEDGE_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<HumanDuration>,
     /// Let a listener that is not on loopback present certificates of the dev authority
-    #[arg(long, env = "SELVEDGE_ALLOW_DEV_IDENTITY")]
+    #[arg(long, env = "SELVEDGE_ALLOW_DEV_IDENTITY", value_parser = BoolishValueParser::new())]
     pub allow_dev_identity: bool,
 }

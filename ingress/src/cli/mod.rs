@@ -6,10 +6,12 @@ mod units;
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
 pub use common::{AccessLogForm, CommonArgs, LogForm};
-pub use settings::{DecisionSettings, Env, IngressSettings, ListenPorts, SpiffeSocket, UsageError};
+pub use settings::{
+    DecisionSettings, Env, IngressSettings, ListenPorts, SpiffeSocket, UsageError, manifests,
+};
 pub use units::{HumanDuration, HumanSize, ResolveRule};
 
 /// An ingress that gives every connection a SPIFFE identity: it routes Emissary Mappings and originates TLS and mTLS.
@@ -48,7 +50,7 @@ pub enum Command {
     /// Serve SVIDs of a throw-away CA as a real Workload API on unix sockets
     DevAuthority(DevAuthorityArgs),
     /// Print the version
-    Version,
+    Version(VersionArgs),
 }
 
 /// Flags that change a decision: `run`, `check` and `explain` take all of them.
@@ -59,7 +61,7 @@ pub struct DecisionArgs {
     #[arg(long, value_name = "HOST[:PORT]=ADDR:PORT[,ADDR:PORT]")]
     pub resolve: Vec<ResolveRule>,
     /// Make an upstream that is encrypted but not verified an error: its Mapping answers 503
-    #[arg(long, env = "SELVEDGE_REQUIRE_VERIFIED_UPSTREAMS")]
+    #[arg(long, env = "SELVEDGE_REQUIRE_VERIFIED_UPSTREAMS", value_parser = BoolishValueParser::new())]
     pub require_verified_upstreams: bool,
     /// Let upstreams be in this network although it is link-local, metadata or our own address; repeatable
     #[arg(long, value_name = "CIDR")]
@@ -110,11 +112,11 @@ pub enum Output {
 /// `check`
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// Files and folders to read
-    #[arg(required = true, value_name = "PATH")]
+    /// Files and folders to read [default: those of SELVEDGE_MANIFESTS]
+    #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Warnings fail, too
-    #[arg(long, env = "SELVEDGE_STRICT")]
+    #[arg(long, env = "SELVEDGE_STRICT", value_parser = BoolishValueParser::new())]
     pub strict: bool,
     /// Form of the result
     #[arg(long, value_enum, default_value_t, env = "SELVEDGE_OUTPUT")]
@@ -133,7 +135,7 @@ pub struct ExplainArgs {
     /// URL of the request: `http://host/path?query`, or a path alone
     #[arg(value_name = "URL")]
     pub url: String,
-    /// File or folder with manifests; repeatable
+    /// File or folder with manifests; repeatable [also: SELVEDGE_MANIFESTS, separated by spaces]
     #[arg(long, value_name = "PATH")]
     pub manifests: Vec<PathBuf>,
     /// A header of the request; repeatable
@@ -164,7 +166,7 @@ pub struct ExplainArgs {
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
     /// Stay up afterwards and print curl lines to try
-    #[arg(long, conflicts_with = "output", env = "SELVEDGE_SERVE")]
+    #[arg(long, conflicts_with = "output", env = "SELVEDGE_SERVE", value_parser = BoolishValueParser::new())]
     pub serve: bool,
     /// Form of the result
     #[arg(long, value_enum, default_value_t, env = "SELVEDGE_OUTPUT")]
@@ -180,6 +182,14 @@ pub struct IdentityArgs {
     /// How long to wait for an answer
     #[arg(long, value_name = "DURATION", default_value = "5s", env = "SELVEDGE_TIMEOUT")]
     pub timeout: HumanDuration,
+    /// Form of the result
+    #[arg(long, value_enum, default_value_t, env = "SELVEDGE_OUTPUT")]
+    pub output: Output,
+}
+
+/// `version`
+#[derive(Clone, Debug, Args)]
+pub struct VersionArgs {
     /// Form of the result
     #[arg(long, value_enum, default_value_t, env = "SELVEDGE_OUTPUT")]
     pub output: Output,

@@ -181,6 +181,15 @@ impl IngressSettings {
     }
 }
 
+/// The manifests that a command reads: those given, else `SELVEDGE_MANIFESTS`; without any, how to give them.
+pub fn manifests(given: &[PathBuf], env: Env<'_>, how: &str) -> Result<Vec<PathBuf>, UsageError> {
+    let manifests = repeated(given, env, "SELVEDGE_MANIFESTS")?;
+    if manifests.is_empty() {
+        return Err(UsageError(format!("no manifests are given; {how}, or set SELVEDGE_MANIFESTS")));
+    }
+    Ok(manifests)
+}
+
 /// The data plane's settings.
 fn server(args: &CommonArgs, env: Env<'_>) -> Result<Settings, UsageError> {
     let workers = match args.workers {

@@ -1,6 +1,9 @@
 //! `check`: one line for each finding, or a JSON array.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use super::offline::Offline;
 use crate::{
@@ -9,8 +12,13 @@ use crate::{
 };
 
 /// Runs the command; gives its exit status.
-pub fn run(args: &CheckArgs, decision: &DecisionSettings, out: &mut dyn Write) -> io::Result<u8> {
-    let offline = match Offline::load(&args.paths, decision) {
+pub fn run(
+    args: &CheckArgs,
+    paths: &[PathBuf],
+    decision: &DecisionSettings,
+    out: &mut dyn Write,
+) -> io::Result<u8> {
+    let offline = match Offline::load(paths, decision) {
         Ok(offline) => offline,
         Err(error) => {
             writeln!(

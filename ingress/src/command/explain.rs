@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, Write},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -46,7 +47,12 @@ pub struct Question {
 }
 
 /// Runs the command; gives its exit status.
-pub fn run(args: &ExplainArgs, decision: &DecisionSettings, out: &mut dyn Write) -> io::Result<u8> {
+pub fn run(
+    args: &ExplainArgs,
+    manifests: &[PathBuf],
+    decision: &DecisionSettings,
+    out: &mut dyn Write,
+) -> io::Result<u8> {
     let complain = |why: String| writeln!(io::stderr(), "selvedge-ingress explain: {why}").map(|()| 2);
     let headers = args.headers.iter().map(|line| match line.split_once(':') {
         Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
@@ -56,7 +62,7 @@ pub fn run(args: &ExplainArgs, decision: &DecisionSettings, out: &mut dyn Write)
         Ok(headers) => headers,
         Err(why) => return complain(why),
     };
-    let offline = match Offline::load(&args.manifests, decision) {
+    let offline = match Offline::load(manifests, decision) {
         Ok(offline) => offline,
         Err(error) => return complain(error.to_string()),
     };
@@ -91,8 +97,10 @@ pub fn answer(table: &Table, question: &Question) -> Result<Value, String> {
     if uri.authority().is_none() && !headers.contains_key("host") {
         headers.insert("host", HeaderValue::from_static("localhost"));
     }
-    let authority =
-        authority(Version::HTTP_11, &uri, &headers).map_err(|reject| reject.message.to_owned())?;
+    let authority = match authority(Version::HTTP_11, &uri, &headers) {
+        Ok(authority) => authority,
+        Err(reject) => return Ok(refusal(&reject.reason, question.dice)),
+    };
     let mut conn = connection(table, question, &uri, https)?;
     if https && let Some(refused) = accept(table, &mut conn, question, &authority) {
         return Ok(refusal(&refused, question.dice));
@@ -162,7 +170,7 @@ fn peer(text: &str) -> Result<Arc<PeerId>, String> {
 fn accept(table: &Table, conn: &mut ConnMeta, question: &Question, authority: &str) -> Option<Reason> {
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let name = question.sni.clone().unwrap_or_else(|| host.to_owned()).to_ascii_lowercase();
-    let sni = name.parse::<std::net::IpAddr>().is_err().then_some(&*name);
+    let sni = name.parse::<IpAddr>().is_err().then_some(&*name);
     match table.accept(conn, Some(&Hello { sni, alpn: &[] })) {
         Accept::Terminate(profile) => {
             if let Some(peer) = &conn.peer_id
@@ -198,7 +206,7 @@ fn report(table: &Table, head: &Head<'_>, decision: &Decision, dice: Dice) -> Va
         Action::Forward(ix) | Action::Tunnel(ix) => {
             let cluster = &table.route(*ix).cluster;
             set("cluster", (*cluster.name).into());
-            set("upstream", cluster.endpoints().iter().map(|endpoint| endpoint.addr.to_string()).collect());
+            set("upstream", upstream(cluster).iter().map(ToString::to_string).collect());
             set("tls", tls(cluster));
             match table.edits(decision.edits).path.target(head.path, head.query) {
                 Ok((target, _)) => {
@@ -225,6 +233,21 @@ fn report(table: &Table, head: &Head<'_>, decision: &Decision, dice: Dice) -> Va
         }
     }
     found
+}
+
+/// The addresses of a cluster. Literal ones and localhost are known where nothing is looked up, as in `explain`.
+fn upstream(cluster: &Cluster) -> Vec<SocketAddr> {
+    let known: Vec<_> = cluster.endpoints().iter().map(|endpoint| endpoint.addr).collect();
+    let service = &cluster.key.service;
+    match service.host.parse::<IpAddr>() {
+        _ if !known.is_empty() => known,
+        Ok(ip) => vec![SocketAddr::new(ip, service.port)],
+        Err(_name) if &*service.host == "localhost" => {
+            let both: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            both.map(|ip| SocketAddr::new(ip, service.port)).to_vec()
+        }
+        Err(_name) => known,
+    }
 }
 
 /// The TLS identity and peer rule of a cluster.

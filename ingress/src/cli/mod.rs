@@ -112,7 +112,7 @@ pub enum Output {
 /// `check`
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// Files and folders to read [default: those of SELVEDGE_MANIFESTS]
+    /// Files and folders to read [default: those of `SELVEDGE_MANIFESTS`]
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Warnings fail, too
@@ -135,7 +135,7 @@ pub struct ExplainArgs {
     /// URL of the request: `http://host/path?query`, or a path alone
     #[arg(value_name = "URL")]
     pub url: String,
-    /// File or folder with manifests; repeatable [also: SELVEDGE_MANIFESTS, separated by spaces]
+    /// File or folder with manifests; repeatable [also: `SELVEDGE_MANIFESTS`, separated by spaces]
     #[arg(long, value_name = "PATH")]
     pub manifests: Vec<PathBuf>,
     /// A header of the request; repeatable

@@ -71,8 +71,8 @@ impl<'a> Contexts<'a> {
             .filter_map(|host| host.root.at("spec.tlsContext.name").and_then(Node::as_text))
             .collect();
         for document in of_kind(documents, "TLSContext") {
-            let mut spec = Reader::spec(document);
-            spec.ignore(&["ambassador_id", "ambassadorId"]);
+            let mut spec = Reader::spec(document).strict();
+            spec.instance();
             if spec.int("redirect_cleartext_from").is_some() {
                 let remedy = "use requestPolicy.insecure of the Host";
                 spec.find(
@@ -320,7 +320,7 @@ fn verify(spec: &mut Reader<'_>) -> Option<VerifyMode> {
 }
 
 fn spiffe(spec: &mut Reader<'_>) -> Option<SpiffeBlock> {
-    let mut block = spec.child("spiffe")?;
+    let mut block = spec.child("spiffe")?.strict();
     let mut read = SpiffeBlock::default();
     for text in block.texts("ids").unwrap_or_default() {
         match text.parse() {

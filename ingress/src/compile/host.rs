@@ -127,22 +127,23 @@ fn one(compiler: &mut Compiler<'_>, document: &Document, mappings: &Attach<'_>) 
 
 impl HostSpec {
     fn read(spec: &mut Reader<'_>, document: &Document, module: &Module) -> Self {
-        spec.ignore(&["ambassador_id", "ambassadorId", "acmeProvider", "previewUrl", "status"]);
+        spec.instance();
+        spec.ignore(&["acmeProvider", "previewUrl", "status"]);
         let hostname = HostGlob::parse(spec.text("hostname").unwrap_or("*"));
         let selector = labels(spec, "mappingSelector").or_else(|| labels(spec, "selector"));
         let namespace = &document.object.namespace;
-        let secret = spec.child("tlsSecret").and_then(|mut child| {
+        let secret = spec.child("tlsSecret").map(Reader::strict).and_then(|mut child| {
             let other = child.text("namespace").unwrap_or(namespace);
             let key = child.text("name").map(|name| secret_ref(name, other, false, Usage::Identity));
             spec.merge(child);
             key
         });
-        let context = spec.child("tlsContext").and_then(|mut child| {
+        let context = spec.child("tlsContext").map(Reader::strict).and_then(|mut child| {
             let name = child.text("name").map(str::to_owned);
             spec.merge(child);
             name
         });
-        let tls = spec.child("tls").map(|mut child| {
+        let tls = spec.child("tls").map(Reader::strict).map(|mut child| {
             child.ignore(&["redirect_cleartext_from"]);
             let tls = TlsSettings::read(&mut child, document, module);
             spec.merge(child);

@@ -75,7 +75,8 @@ fn one(
     ports: &mut HashMap<u16, Arc<str>>,
 ) -> Option<ListenerPlan> {
     let mut spec = Reader::spec(document);
-    spec.ignore(&["ambassador_id", "ambassadorId", "statsPrefix"]);
+    spec.instance();
+    spec.ignore(&["statsPrefix"]);
     spec.unsupported(&["http2MaxConcurrentStreams"]);
     let name: Arc<str> = format!("{}/{}", document.object.namespace, document.object.name).into();
     let port = port(&mut spec);

@@ -25,15 +25,7 @@ use crate::{
 };
 
 /// Fields without a meaning here: selection, documentation, records of Emissary's version conversion.
-const IGNORED: &[&str] = &[
-    "ambassador_id",
-    "ambassadorId",
-    "docs",
-    "v2ExplicitTLS",
-    "v2BoolHeaders",
-    "v2BoolQueryParameters",
-    "status",
-];
+const IGNORED: &[&str] = &["docs", "v2ExplicitTLS", "v2BoolHeaders", "v2BoolQueryParameters", "status"];
 
 /// Fields of Emissary without which a Mapping is as safe as with them.
 const UNSUPPORTED: &[&str] = &[
@@ -110,6 +102,7 @@ fn one(compiler: &mut Compiler<'_>, document: &Document) -> Option<Compiled> {
     edits.authority = authority(&mut spec, service.as_ref(), &document.object.namespace, compiler);
     let outcome = outcome(compiler, &mut spec, document, service.as_ref());
     let bypass_auth = spec.bool("bypass_auth").unwrap_or(false);
+    spec.instance();
     spec.ignore(IGNORED);
     spec.unsupported(UNSUPPORTED);
     if spec.bool("shadow") == Some(true) {

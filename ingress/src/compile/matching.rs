@@ -183,7 +183,14 @@ pub(super) fn fields(
             continue;
         };
         let value = match (node.as_bool(), node.as_text()) {
-            (Some(true), _) => TextMatch::Present,
+            (Some(true), _) => {
+                if spec.version() == "v3alpha1" {
+                    let message = format!("{name}: true is read as \"present with any value\", as in v2");
+                    let remedy = "write \"true\" in quotes for the text, or a pattern .* for any value";
+                    spec.find(exact, (Severity::Warning, "wrong_type"), message, remedy);
+                }
+                TextMatch::Present
+            }
             (Some(false), _) => continue,
             (None, Some(text)) => TextMatch::Exact(text.into()),
             (None, None) => {

@@ -98,7 +98,7 @@ impl Module {
                 findings.extend(spec.abandon());
                 continue;
             }
-            spec.ignore(&["ambassador_id", "ambassadorId"]);
+            spec.instance();
             if let Some(mut config) = spec.child("config") {
                 module.read_config(&mut config);
                 guards.module(&mut config);

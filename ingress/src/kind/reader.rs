@@ -21,6 +21,8 @@ pub struct Reader<'a> {
     known: Vec<&'static str>,
     findings: Vec<Finding>,
     broken: Option<Broken>,
+    /// An unknown field makes the resource unusable.
+    strict: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -30,11 +32,39 @@ impl<'a> Reader<'a> {
     }
 
     fn new(document: &'a Document, node: Option<&'a Node>, path: String) -> Self {
-        let mut reader = Self { document, node, path, known: Vec::new(), findings: Vec::new(), broken: None };
+        let mut reader = Self {
+            document,
+            node,
+            path,
+            known: Vec::new(),
+            findings: Vec::new(),
+            broken: None,
+            strict: false,
+        };
         if let Some(node) = node.filter(|node| !matches!(node.value, Value::Map(_))) {
             reader.wrong_type(node, "", "an object");
         }
         reader
+    }
+
+    /// The same for a block that says who is trusted: a field that nobody knows may be a typing error without which less would
+    /// be verified than was meant, so it makes the resource unusable.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
+    /// The version part of `apiVersion`.
+    pub fn version(&self) -> &'a str {
+        &self.document.version
+    }
+
+    /// Fields that choose the instance; they were looked at before.
+    pub fn instance(&mut self) {
+        for field in ["ambassador_id", "ambassadorId"] {
+            self.texts(field);
+        }
     }
 
     /// A reader of an object below this one; take it back with [`Reader::merge`].
@@ -190,12 +220,12 @@ impl<'a> Reader<'a> {
             }
             let close = self.known.iter().find(|known| is_close(known, name));
             let remedy = close.map_or("remove it".to_owned(), |known| format!("did you mean `{known}`?"));
-            self.find(
-                name,
-                (Severity::Warning, "unknown_field"),
-                "is not a field of this kind".to_owned(),
-                &remedy,
-            );
+            let message = "is not a field of this kind".to_owned();
+            if self.strict {
+                self.broken(name, "unknown_field", message, &remedy);
+            } else {
+                self.find(name, (Severity::Warning, "unknown_field"), message, &remedy);
+            }
         }
         (self.findings, self.broken)
     }

@@ -405,3 +405,23 @@ fn rewrites_that_give_no_path() {
     ));
     assert!(has(&report, "error unknown_value spec.regex_redirect.substitution"));
 }
+
+#[test]
+fn values_that_are_read_in_an_unlikely_way_are_named() {
+    let (plan, report) = usual(&mapping("m", "prefix: /\nservice: svc\nheaders: {x: true}"));
+    assert!(has(&report, "warning wrong_type spec.headers"));
+    assert_eq!(outcome(&plan, "default/m"), "svc:80");
+    let (plan, report) = usual(&mapping("m", "prefix: /\nservice: svc\nambassador_id: {a: b}"));
+    assert!(has(&report, "error wrong_type spec.ambassador_id"));
+    assert_eq!(outcome(&plan, "default/m"), "503 wrong_type");
+    let context = document("v3alpha1", "TLSContext", "ctx", "ambassador_id: {a: b}");
+    let (plan, _) = usual(&(context + &mapping("m", "prefix: /\nservice: svc\ntls: ctx")));
+    assert_eq!(outcome(&plan, "default/m"), "503 wrong_type");
+    let listener = document(
+        "v3alpha1",
+        "Listener",
+        "l",
+        "port: 1\nprotocol: HTTP\nsecurityModel: XFP\nambassador_id: [[a]]",
+    );
+    assert!(usual(&listener).0.listeners.is_empty());
+}

@@ -331,3 +331,31 @@ fn a_bad_server_name_to_send_is_refused() {
         }
     }
 }
+
+/// A typing error must not let less be verified than was meant.
+#[test]
+fn an_unknown_field_of_a_security_block_refuses() {
+    let keys = Table { spiffe: true, ..keys() };
+    for (fields, field) in [
+        ("spiffe: {id: [\"spiffe://td/a\"]}", "spec.spiffe.id"),
+        ("spiffe: {trust_domain: td}", "spec.spiffe.trust_domain"),
+        ("ca_secrets: roots", "spec.ca_secrets"),
+        ("ca_secret: roots\nverfy: full", "spec.verfy"),
+        ("secret: own\nserver_name: x", "spec.server_name"),
+    ] {
+        let yaml = mapping("m", "prefix: /\nservice: https://svc\ntls: ctx") + &context("ctx", fields);
+        let (plan, report) = compiled(&yaml, &keys, &settings());
+        assert_eq!(outcome(&plan, "default/m"), "503 unknown_field", "{fields}");
+        assert!(has(&report, &format!("error unknown_field {field}")), "{fields}: {:?}", rows(&report));
+    }
+    for (fields, field) in [
+        ("tlsSecret: {name: own}\ntls: {cert_require: true, ca_secret: roots}", "spec.tls.cert_require"),
+        ("tlsSecret: {name: own}\ntls: {spiffe: {ids: [], hints: x}}", "spec.tls.spiffe.hints"),
+        ("tlsSecret: {nam: own}", "spec.tlsSecret.nam"),
+        ("tlsSecret: {name: own}\ntlsContext: {names: ctx}", "spec.tlsContext.names"),
+    ] {
+        let (plan, report) = compiled(&document("v3alpha1", "Host", "h", fields), &keys, &settings());
+        assert!(has(&report, &format!("error unknown_field {field}")), "{fields}: {:?}", rows(&report));
+        assert!(plan.hosts[0].unavailable.is_some(), "{fields}");
+    }
+}

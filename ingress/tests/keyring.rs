@@ -436,3 +436,28 @@ fn a_cluster_that_is_taken_over_presents_what_its_secret_holds_now() {
     assert!(Arc::ptr_eq(&before[0], &after[0]), "pools and balancer state live on");
     assert_ne!(presented(&after[0]), serial);
 }
+
+/// What is used where it exists, and named by nobody, is no problem where it does not exist.
+#[test]
+fn an_optional_secret_is_held_while_there_is_something_to_it() {
+    let (nobody, key, mut now) = (BTreeSet::new(), wanted(Usage::Identity), SystemTime::now());
+    let mut keyring = Keyring::default().with_optional(key.clone());
+    keyring.update(&nobody, &[], now);
+    assert!(keyring.sources().is_empty() && keyring.find(&key).is_err());
+    let good = tls(&pair(|_| {}));
+    keyring.update(&nobody, &good, now);
+    assert!(keyring.find(&key).is_ok());
+    keyring.update(&nobody, &[], now);
+    now += DELETION_GRACE.saturating_sub(Duration::from_secs(1));
+    keyring.update(&nobody, &[], now);
+    assert!(keyring.find(&key).is_ok(), "it has the grace of every Secret");
+    for _ in 0..2 {
+        now += Duration::from_secs(1);
+        keyring.update(&nobody, &[], now);
+    }
+    assert!(keyring.sources().is_empty() && keyring.find(&key).is_err());
+    keyring.update(&nobody, &secret(&[("tls.key", "")]), now);
+    assert_eq!(keyring.find(&key).map_err(|problem| problem.code), Err("secret_no_certificate"));
+    keyring.update(&BTreeSet::from([key.clone()]), &[], now);
+    assert_eq!(keyring.find(&key).map_err(|problem| problem.code), Err("secret_missing"));
+}

@@ -12,7 +12,7 @@ use identity::Source;
 use proxy::{limits::Limits, net::Settings, observe::AccessLog, upstream::Resolver};
 
 use super::{CommonArgs, DecisionArgs, ResolveRule, RunArgs, common::AccessLogForm};
-use crate::keyring::Keyring;
+use crate::keyring::{KeyRef, Keyring};
 
 /// A setting that cannot be used: exit 2.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +149,7 @@ impl DecisionSettings {
     pub fn keyring(&self, spiffe: Option<Arc<Source>>) -> Keyring {
         Keyring::new(spiffe, self.force_secret_validation)
             .with_istio_folder(self.istio_secret_dir.as_deref(), &self.namespace)
+            .with_optional(KeyRef::fallback(&self.namespace))
     }
 }
 

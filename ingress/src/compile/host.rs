@@ -10,7 +10,7 @@ use proxy::Reason;
 use resource::{Document, Node};
 
 use super::{
-    CompileSettings, Compiler,
+    Compiler,
     attach::Attach,
     context::{Context, TlsSettings, secret_ref},
     mapping::Compiled,
@@ -23,9 +23,6 @@ use crate::{
     plan::{HostGlob, HostPlan, InsecureAction, RulePlan, ServerPlan, Unavailable, VerifyPlan},
     report::Severity,
 };
-
-/// Secret that gives the synthetic Host its certificate.
-const FALLBACK_SECRET: &str = "fallback-self-signed-cert";
 
 /// A Host's plan with what binding it to Listeners needs.
 pub(crate) struct CompiledHost {
@@ -49,11 +46,7 @@ struct HostSpec {
 }
 
 /// Key material that Hosts name.
-pub(crate) fn wants(
-    documents: &[&Document],
-    settings: &CompileSettings,
-    module: &Module,
-) -> BTreeSet<KeyRef> {
+pub(crate) fn wants(documents: &[&Document], module: &Module) -> BTreeSet<KeyRef> {
     let mut wanted = BTreeSet::new();
     for document in of_kind(documents, "Host") {
         let mut spec = Reader::spec(document);
@@ -61,12 +54,7 @@ pub(crate) fn wants(
         wanted.extend(host.secret);
         wanted.extend(host.tls.iter().flat_map(TlsSettings::wants));
     }
-    wanted.insert(fallback(settings));
     wanted
-}
-
-fn fallback(settings: &CompileSettings) -> KeyRef {
-    secret_ref(FALLBACK_SECRET, &settings.namespace, false, Usage::Identity)
 }
 
 /// Compiles every Host; a synthetic `*` when there is none.
@@ -407,7 +395,7 @@ fn context_host(
 /// Without any Host everything is served under `*`; with TLS where the fallback Secret exists.
 fn synthetic(compiler: &Compiler<'_>, mappings: &Attach<'_>) -> CompiledHost {
     let name: Arc<str> = "*".into();
-    let identity = compiler.keys.find(&fallback(compiler.settings)).ok();
+    let identity = compiler.keys.find(&KeyRef::fallback(&compiler.settings.namespace)).ok();
     let tls = identity.and_then(|identity| server_plan(compiler, None, identity, &name).ok());
     CompiledHost {
         plan: HostPlan {

@@ -154,7 +154,7 @@ pub fn wants(documents: &[Arc<Document>], settings: &CompileSettings) -> BTreeSe
     let ours = guard::readable(ours(documents, settings), &mut ignored);
     let module = Module::read(&ours, &mut Guards::default(), &mut ignored);
     let mut wanted = Contexts::read(&ours, &module, &mut ignored).wants();
-    wanted.extend(host::wants(&ours, settings, &module));
+    wanted.extend(host::wants(&ours, &module));
     wanted
 }
 

@@ -26,6 +26,9 @@ pub const DELETION_GRACE: Duration = Duration::from_mins(1);
 /// The Secret that `AMBASSADOR_ISTIO_SECRET_DIR` stands for, as Emissary calls it.
 const ISTIO_CERTS: &str = "istio-certs";
 
+/// The Secret that gives the Host `*`, which stands in where there is no Host, its certificate.
+const FALLBACK: &str = "fallback-self-signed-cert";
+
 /// A reference to key material as a resource writes it, resolved to a full name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum KeyRef {
@@ -43,6 +46,11 @@ pub enum KeyRef {
 }
 
 impl KeyRef {
+    /// The Secret that is used where it exists, although nobody names it.
+    pub fn fallback(namespace: &str) -> Self {
+        Self::Secret { namespace: namespace.into(), name: FALLBACK.into(), usage: Usage::Identity }
+    }
+
     fn source_ref(&self) -> SourceRef {
         match self {
             Self::Secret { namespace, name, usage } => {
@@ -81,6 +89,8 @@ pub struct Keyring {
     /// clusters of a table that goes may live on in the table that comes.
     made: HashMap<SourceRef, Weak<Source>>,
     spiffe: Option<Arc<Source>>,
+    /// Used where it exists; that it does not is no problem.
+    optional: Option<KeyRef>,
     istio: Option<IstioFolder>,
     /// `AMBASSADOR_FORCE_SECRET_VALIDATION`: a Secret whose certificate is a CA is refused, too.
     force_validation: bool,
@@ -148,19 +158,35 @@ impl Keyring {
         self
     }
 
+    /// Lets this reference be used where it exists, whether it is wanted or not.
+    #[must_use]
+    pub fn with_optional(mut self, key: KeyRef) -> Self {
+        self.optional = Some(key);
+        self
+    }
+
+    /// The optional reference, while there is something to it: its document, or what is left of one in its grace.
+    fn present_optional(&self, secrets: &Secrets<'_>) -> Option<KeyRef> {
+        let key = self.optional.clone()?;
+        let KeyRef::Secret { namespace, name, .. } = &key else { return Some(key) };
+        let in_grace = self.held.get(&key).is_some_and(|held| held.source().state().material.is_some());
+        (in_grace || secrets.contains_key(&(&**namespace, &**name))).then_some(key)
+    }
+
     /// Brings every wanted reference up to date with the present Secrets and files, and lets go of the others.
     pub fn update(&mut self, wanted: &BTreeSet<KeyRef>, documents: &[Arc<Document>], now: SystemTime) {
-        self.held.retain(|key, _| wanted.contains(key));
-        let secrets: HashMap<(&str, &str), &Arc<Document>> = documents
+        let secrets: Secrets<'_> = documents
             .iter()
             .filter(|document| {
                 &*document.object.kind.kind == "Secret" && document.object.kind.group.is_empty()
             })
             .map(|document| ((&*document.object.namespace, &*document.object.name), document))
             .collect();
+        let optional = self.present_optional(&secrets).filter(|key| !wanted.contains(key));
+        self.held.retain(|key, _| wanted.contains(key) || optional.as_ref() == Some(key));
         self.made.retain(|_, source| source.strong_count() > 0);
         let Self { held, made, istio, force_validation, .. } = self;
-        for key in wanted {
+        for key in wanted.iter().chain(&optional) {
             let held = held.entry(key.clone()).or_insert_with(|| {
                 hold(key, source(made, key.source_ref()), (istio.as_ref(), *force_validation), now)
             });
@@ -195,6 +221,9 @@ impl Keyring {
         files.flatten().collect()
     }
 }
+
+/// Secrets by namespace and name.
+type Secrets<'a> = HashMap<(&'a str, &'a str), &'a Arc<Document>>;
 
 /// The source of a name: the one that somebody still follows, or a new one.
 fn source(made: &mut HashMap<SourceRef, Weak<Source>>, name: SourceRef) -> Arc<Source> {

@@ -170,7 +170,6 @@ fn wanted_key_material() {
         names,
         [
             "default/clients Trust",
-            "default/fallback-self-signed-cert Identity",
             "default/own Identity",
             "default/revoked Crl",
             "default/server Identity",

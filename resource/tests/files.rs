@@ -263,7 +263,7 @@ async fn a_pipe_is_named_and_never_opened() {
     assert_eq!(names(&source), ["b"]);
     let [error] = source.set().errors.clone().try_into().expect("one error");
     assert!(error.path.expect("path").ends_with("a.yaml") && error.message.contains("regular file"));
-    assert!(FileSource::load(&[pipe.clone()], "default").is_err());
+    assert!(FileSource::load(std::slice::from_ref(&pipe), "default").is_err());
     fs::remove_file(&pipe).expect("unlink");
     fs::write(&good, service("later")).expect("write");
     source.refresh();

@@ -15,7 +15,7 @@ use proxy::{
 use resource::{FileSource, FolderWatch, Kind, Set, Source as _, StatusSink, Wants};
 use tokio_util::sync::CancellationToken;
 
-use super::{State, graces::Graces};
+use super::{OwnAddresses, State, graces::Graces};
 use crate::{
     cli::IngressSettings,
     compile::{CompileSettings, Input, compile, conditions::conditions, wants},
@@ -128,6 +128,7 @@ impl Control {
         mut self,
         server: Arc<Server<Table>>,
         state: Arc<State>,
+        own: OwnAddresses,
         cancel: CancellationToken,
     ) {
         let mut following = tokio::task::JoinSet::new();
@@ -148,13 +149,13 @@ impl Control {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = deliveries.changed() => if changed.is_ok() {
-                    self.republish(&server, &state).await;
+                    self.republish(&server, &state, &own).await;
                 },
                 () = self.key_folders.changed() => {
                     tokio::time::sleep(QUIET).await;
-                    self.refresh_keys(&server, &state).await;
+                    self.refresh_keys(&server, &state, &own).await;
                 }
-                () = tokio::time::sleep(TICK) => self.refresh_keys(&server, &state).await,
+                () = tokio::time::sleep(TICK) => self.refresh_keys(&server, &state, &own).await,
                 () = svid => {}
             }
             revoke::sweep(server.registry());
@@ -163,7 +164,7 @@ impl Control {
         }
     }
 
-    async fn republish(&mut self, server: &Server<Table>, state: &State) {
+    async fn republish(&mut self, server: &Server<Table>, state: &State, own: &OwnAddresses) {
         let started = std::time::Instant::now();
         match self.build().await {
             Ok((table, clusters)) => {
@@ -172,6 +173,7 @@ impl Control {
                         tracing::error!("{error}");
                     }
                 }
+                own.refresh(server);
                 state.set_table(Arc::clone(&table));
                 server.publish(table, clusters);
                 tracing::info!(took_us = started.elapsed().as_micros(), "configuration published");
@@ -182,7 +184,7 @@ impl Control {
 
     /// Looks at certificate files and graces again. A table is only made when a reference became usable or unusable, or when
     /// a deleted context's time is over.
-    async fn refresh_keys(&mut self, server: &Server<Table>, state: &State) {
+    async fn refresh_keys(&mut self, server: &Server<Table>, state: &State, own: &OwnAddresses) {
         let before = self.usable();
         let (settings, set, build) =
             (Arc::clone(&self.settings), Arc::clone(&self.set), Arc::clone(&self.build));
@@ -199,7 +201,7 @@ impl Control {
         // A folder may have been made anew.
         self.key_folders.set(folders);
         if self.usable() != before || self.graces.is_over(SystemTime::now()) {
-            self.republish(server, state).await;
+            self.republish(server, state, own).await;
         }
     }
 

@@ -69,6 +69,24 @@ pub struct App {
     dev: Option<Arc<DevAuthority>>,
 }
 
+/// Where this process listens: an upstream there would be a request to itself, and that one another.
+struct OwnAddresses {
+    policy: Arc<ArcSwap<AddressPolicy>>,
+    /// Admin and health; listeners come and go.
+    lasting: Vec<std::net::SocketAddr>,
+}
+
+impl OwnAddresses {
+    /// After the listeners have changed, and before a table is published that may name the new ones.
+    fn refresh(&self, server: &Server<Table>) {
+        let own = server.listeners().into_iter().map(|(_, addr)| addr).chain(self.lasting.iter().copied());
+        self.policy.store(Arc::new(AddressPolicy {
+            own: own.collect(),
+            ..AddressPolicy::clone(&self.policy.load())
+        }));
+    }
+}
+
 impl App {
     /// Starts everything; returns once it listens. Must run on the control runtime.
     pub async fn start(settings: IngressSettings) -> Result<Self, StartFailure> {
@@ -122,9 +140,9 @@ impl App {
             Some(addr) => Some(listen(addr, Surface::Health, &state, &mut tasks).await?),
             None => None,
         };
-        let own = server.listeners().into_iter().map(|(_, addr)| addr).chain([admin]).chain(health).collect();
-        addresses.store(Arc::new(AddressPolicy { own, ..AddressPolicy::clone(&addresses.load()) }));
-        tasks.spawn(control.run(Arc::clone(&server), Arc::clone(&state), cancel.clone()));
+        let own = OwnAddresses { policy: addresses, lasting: [admin].into_iter().chain(health).collect() };
+        own.refresh(&server);
+        tasks.spawn(control.run(Arc::clone(&server), Arc::clone(&state), own, cancel.clone()));
         state.expect_identity(settings.identity_timeout, &mut tasks);
         let app = Self { settings, state, server, observe, admin, health, tasks, cancel, dev };
         app.announce().map_err(|error| StartFailure::new(&error))?;

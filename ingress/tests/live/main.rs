@@ -13,6 +13,7 @@ mod drain;
 mod explain_agrees;
 mod fail_closed;
 mod harness;
+mod opened;
 mod recreated;
 mod removed;
 mod rotation;

@@ -27,11 +27,12 @@ const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 const RETRY: Duration = Duration::from_secs(2);
 /// Waits are longer by up to this part of themselves, by chance: names that were asked together spread.
 const JITTER: f64 = 0.1;
-/// A lookup, with all its tries, ends within this.
+/// A lookup, with all its tries, ends within this; the first one of a name sooner, so that a silent name holds up few others.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Names that are asked at the same time, and how many of them may have had no answer before. Each costs sockets (A and AAAA,
-/// for each server): a name server that is silent must not take the descriptors that clients need.
-const LOOKUPS: (usize, usize) = (24, 8);
+const FIRST_DEADLINE: Duration = Duration::from_secs(1);
+/// Names that are asked at the same time: new ones, those that were answered, those that were not. Each costs sockets (A and
+/// AAAA, for each server): a name server that is silent must not take the descriptors that clients need.
+const LOOKUPS: [usize; 3] = [16, 8, 8];
 
 /// Looks names up and keeps clusters up to date.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ pub struct Resolver {
 
 impl Resolver {
     /// Names that are asked at the same time, over all clusters.
-    pub const MAX_LOOKUPS: usize = LOOKUPS.0 + LOOKUPS.1;
+    pub const MAX_LOOKUPS: usize = LOOKUPS[0] + LOOKUPS[1] + LOOKUPS[2];
 
     /// The system's configuration; tasks run on the control runtime.
     pub fn system(control: Handle) -> Self {
@@ -88,14 +89,21 @@ impl Resolver {
     }
 }
 
+/// What is known of a name. Names of one standing wait for one another, and for nobody else.
+#[derive(Clone, Copy, Debug)]
+enum Standing {
+    New,
+    Answered,
+    Failed,
+}
+
 /// What all lookups share.
 #[derive(Clone, Debug)]
 struct Dns {
     resolver: TokioResolver,
-    /// For names that were answered, and for those that are new.
-    lookups: Arc<Semaphore>,
-    /// For names that were not: they wait for one another, and for nobody else.
-    repeats: Arc<Semaphore>,
+    new: Arc<Semaphore>,
+    answered: Arc<Semaphore>,
+    failed: Arc<Semaphore>,
 }
 
 /// Why there is no answer.
@@ -103,33 +111,37 @@ struct Dns {
 enum LookupError {
     #[error("{0}")]
     Dns(#[from] NetError),
-    #[error("no answer within {DEADLINE:?}")]
-    Silent,
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
 }
 
 impl Dns {
     fn new(resolver: TokioResolver) -> Self {
-        let [lookups, repeats] = [LOOKUPS.0, LOOKUPS.1].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { resolver, lookups, repeats }
+        let [new, answered, failed] = LOOKUPS.map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { resolver, new, answered, failed }
     }
 
-    async fn look_up(&self, host: &str, failed: bool) -> Result<LookupIp, LookupError> {
-        let turns = if failed { &self.repeats } else { &self.lookups };
+    async fn look_up(&self, host: &str, standing: Standing) -> Result<LookupIp, LookupError> {
+        let (turns, within) = match standing {
+            Standing::New => (&self.new, FIRST_DEADLINE),
+            Standing::Answered => (&self.answered, DEADLINE),
+            Standing::Failed => (&self.failed, DEADLINE),
+        };
         // Never closed: an error could not end the wait.
         let _turn = turns.acquire().await;
-        match timeout(DEADLINE, self.resolver.lookup_ip(host)).await {
+        match timeout(within, self.resolver.lookup_ip(host)).await {
             Ok(answer) => answer.map_err(LookupError::from),
-            Err(_late) => Err(LookupError::Silent),
+            Err(_late) => Err(LookupError::Silent(within)),
         }
     }
 }
 
 /// Ends with its cluster, which it never keeps alive.
 async fn run(dns: Dns, service: ServiceRef, cluster: Weak<Cluster>) {
-    let mut failed = false;
+    let mut standing = Standing::New;
     loop {
-        let answer = dns.look_up(&service.host, failed).await;
-        failed = answer.is_err();
+        let answer = dns.look_up(&service.host, standing).await;
+        standing = if answer.is_ok() { Standing::Answered } else { Standing::Failed };
         let Some(cluster) = cluster.upgrade() else { return };
         let wait = match answer {
             Ok(found) => {

@@ -25,7 +25,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Concurrent streams of an HTTP/2 connection.
     pub max_streams: u32,
-    /// Early resets of an HTTP/2 connection before it is closed.
+    /// Early resets of an HTTP/2 connection within ten seconds before it is closed.
     pub max_resets: usize,
     /// TLS handshakes under way, all workers together.
     pub max_handshakes: usize,

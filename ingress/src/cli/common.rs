@@ -84,7 +84,7 @@ pub struct CommonArgs {
     /// Concurrent streams of an HTTP/2 connection
     #[arg(long, value_name = "N", env = "SELVEDGE_MAX_STREAMS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_streams: u32,
-    /// Early resets of an HTTP/2 connection before it is closed
+    /// Early resets of an HTTP/2 connection within ten seconds before it is closed
     #[arg(long, value_name = "N", env = "SELVEDGE_MAX_RESETS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_resets: u32,
     /// TLS handshakes of clients under way

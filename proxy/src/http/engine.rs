@@ -1,6 +1,13 @@
 //! Step 4, serve: hyper's HTTP/1.1 and HTTP/2 servers under our deadlines, limits and drain.
 
-use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::Version;
 use hyper::{
@@ -137,7 +144,7 @@ impl<R: Router> Driver<R> {
     {
         let mut drain = self.entry.drain().map(Ordered::now);
         if self.h2 && drain.is_some() {
-            self.phase.announce_end();
+            self.phase.announce_end(h2::Reason::NO_ERROR);
         }
         let mut timer = Box::pin(sleep_until(self.next(drain.as_ref())));
         loop {
@@ -151,11 +158,11 @@ impl<R: Router> Driver<R> {
                 }
                 received = self.entry.ordered() => if let Received::Drain(ordered) = received {
                     if self.h2 && drain.is_none() {
-                        self.phase.announce_end();
+                        self.phase.announce_end(h2::Reason::NO_ERROR);
                     }
                     drain = Some(Ordered::again(drain.take(), ordered));
                 },
-                () = self.phase.flooded() => return self.refuse(Counter::MaxResets, "too many early resets"),
+                () = self.phase.resets.flooded() => return self.calm(running).await,
                 () = Rearm { timer: &mut timer, wanted: || self.next(drain.as_ref()) } => {
                     if self.is_over(drain.as_ref()) {
                         return;
@@ -169,6 +176,14 @@ impl<R: Router> Driver<R> {
                 }
             }
         }
+    }
+
+    /// Ends a connection whose client opens streams only to reset them. hyper cannot say so, so that the I/O does when it
+    /// is polled, if the client takes it at once.
+    async fn calm<C: Future>(self, mut running: Pin<Box<C>>) {
+        self.phase.announce_end(h2::Reason::ENHANCE_YOUR_CALM);
+        poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_ready())).await;
+        self.refuse(Counter::MaxResets, "too many early resets");
     }
 
     /// Whether a deadline ends the connection; it is counted.
@@ -274,8 +289,7 @@ struct Rearm<'a, F> {
 impl<F: Fn() -> Instant + Unpin> Future for Rearm<'_, F> {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        use std::task::Poll;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let wanted = (self.wanted)();
         if wanted < self.timer.deadline() {
             self.timer.as_mut().reset(wanted);

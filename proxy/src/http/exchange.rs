@@ -408,9 +408,9 @@ impl<R: Router> Drop for Exchange<R> {
         let vanished = !self.ended.get() && outcome.reason == Reason::OK;
         if self.version == Version::HTTP_2 {
             if self.ended.get() {
-                self.conn.phase.answered();
+                self.conn.phase.resets.answered();
             } else if vanished && outcome.status == 0 {
-                self.conn.phase.gave_up(self.start.elapsed());
+                self.conn.phase.resets.gave_up(self.start.elapsed());
             }
         }
         self.conn.worker.observe.record(&Record {

@@ -10,6 +10,7 @@ mod normalize;
 mod notice;
 mod outcome;
 mod prepare;
+mod resets;
 mod respond;
 mod stuck;
 mod timed;

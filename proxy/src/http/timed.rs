@@ -11,13 +11,13 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{
     frames::{Inbound, Outbound},
     notice::Notice,
+    resets::EarlyResets,
     stuck::Watch,
 };
 use crate::observe::{Counter, WorkerObserve};
@@ -33,17 +33,13 @@ pub(super) struct Phase {
     head_since: Cell<Option<Instant>>,
     /// A header block goes on in the next frame (HTTP/2).
     pub(super) in_continuation: Cell<bool>,
-    /// Streams that were reset before their answer, less those that were answered.
-    early_resets: Cell<usize>,
-    max_resets: usize,
-    /// There were too many of them.
-    flooded: Notify,
+    pub(super) resets: EarlyResets,
     /// Bytes that were read since the connection was at rest: the present head, and what came with it.
     head: RefCell<Vec<u8>>,
     /// Whether those begin where a head begins.
     whole: Cell<bool>,
-    /// An HTTP/2 client is to be told that the connection will end.
-    ending: Cell<bool>,
+    /// An HTTP/2 client is to be told that the connection will end, and why.
+    ending: Cell<Option<h2::Reason>>,
     /// The present exchange of an HTTP/1.1 connection.
     pub(super) watch: Rc<Watch>,
 }
@@ -52,22 +48,20 @@ impl Phase {
     pub(super) fn new(max_resets: usize) -> Rc<Self> {
         Rc::new(Self {
             in_continuation: Cell::new(false),
-            early_resets: Cell::new(0),
-            max_resets,
-            flooded: Notify::new(),
+            resets: EarlyResets::new(max_resets),
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             head_since: Cell::new(None),
             head: RefCell::new(Vec::new()),
             whole: Cell::new(false),
-            ending: Cell::new(false),
+            ending: Cell::new(None),
             watch: Watch::new(),
         })
     }
 
     /// Lets the I/O tell an HTTP/2 client to open no new streams, as soon as the connection is polled again.
-    pub(super) fn announce_end(&self) {
-        self.ending.set(true);
+    pub(super) fn announce_end(&self, why: h2::Reason) {
+        self.ending.set(Some(why));
     }
 
     /// A whole head was read. In HTTP/2 the next one may have begun already.
@@ -104,27 +98,6 @@ impl Phase {
         self.idle_since.set(Instant::now());
     }
 
-    /// The client has given up a stream before its answer. Soon after it was opened that costs us more than the client,
-    /// and no limit of concurrent streams holds it (CVE-2023-44487); later it is a deadline that passed.
-    pub(super) fn gave_up(&self, after: Duration) {
-        if after < EARLY {
-            self.early_resets.set(self.early_resets.get() + 1);
-            if self.early_resets.get() > self.max_resets {
-                self.flooded.notify_one();
-            }
-        }
-    }
-
-    /// A stream was answered: makes up for one that was not.
-    pub(super) fn answered(&self) {
-        self.early_resets.set(self.early_resets.get().saturating_sub(1));
-    }
-
-    /// Ends when there were too many early resets. Cancel-safe.
-    pub(super) async fn flooded(&self) {
-        self.flooded.notified().await;
-    }
-
     pub(super) fn is_idle(&self) -> bool {
         self.active.get() == 0
     }
@@ -143,8 +116,6 @@ impl Phase {
     }
 }
 
-/// A reset this soon after the request is early.
-const EARLY: Duration = Duration::from_secs(1);
 /// An idle connection keeps no more than this for the next head.
 const KEPT_HEAD_BYTES: usize = 512;
 
@@ -218,9 +189,9 @@ impl<S> Timed<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Timed<S> {
-    /// Writes the notice of a drain where it may stand: between frames.
+    /// Writes the notice of the end where it may stand: between frames.
     fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.phase.ending.get() { self.notice.poll(&mut self.inner, cx) } else { Poll::Ready(Ok(())) }
+        self.phase.ending.get().map_or(Poll::Ready(Ok(())), |why| self.notice.poll(why, &mut self.inner, cx))
     }
 }
 

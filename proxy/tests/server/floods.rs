@@ -12,6 +12,7 @@ use super::support::*;
 
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -35,6 +36,11 @@ fn cancel(stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())
 }
 
+/// GOAWAY with `ENHANCE_YOUR_CALM`, whatever was served.
+fn calm() -> Vec<u8> {
+    frame(GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11])
+}
+
 fn streams() -> impl Iterator<Item = u32> {
     (0..).map(|index| index * 2 + 1)
 }
@@ -46,11 +52,12 @@ async fn raw_h2(rig: &Rig) -> TcpStream {
     stream
 }
 
-/// Whether the proxy has closed the connection after what it had to say.
-async fn is_closed(stream: &mut TcpStream) {
-    let mut bytes = vec![0; 4096];
-    let read = async { while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {} };
+/// What the proxy had to say before it closed the connection.
+async fn is_closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = async { while stream.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {} };
     tokio::time::timeout(Duration::from_secs(10), read).await.expect("still open");
+    bytes
 }
 
 async fn is_fine(good: &mut H2) {
@@ -70,7 +77,8 @@ async fn a_rapid_reset_ends_the_connection_after_a_bounded_number() {
         until("it is given up", || rig.failures("downstream_reset") == cancelled).await;
         is_fine(&mut good).await;
     }
-    is_closed(&mut hostile).await;
+    let said = is_closed(&mut hostile).await;
+    assert!(said.ends_with(&calm()), "it is told why: {said:?}");
     assert_eq!(rig.total(Counter::MaxResets), 1);
 
     let mut hostile = raw_h2(&rig).await;

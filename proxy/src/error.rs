@@ -74,7 +74,7 @@ pub enum Error {
         message: String,
     },
     /// A deadline passed.
-    #[error("{reason:?} after {after:?}")]
+    #[error("{} after {after:?}", .reason.code())]
     Timeout {
         /// The code, which names the deadline.
         reason: Reason,
@@ -88,7 +88,7 @@ pub enum Error {
         message: String,
     },
     /// A configured limit was reached.
-    #[error("limit reached: {0:?}")]
+    #[error("limit reached: {}", .0.code())]
     Limit(Reason),
 }
 
@@ -159,6 +159,16 @@ mod tests {
 
     fn upstream(reason: Reason, retry: Retry) -> Error {
         Error::Upstream { upstream: String::new(), reason, retry, message: String::new() }
+    }
+
+    #[test]
+    fn texts_name_codes() {
+        let late = Error::Timeout { reason: Reason::UPSTREAM_TIMEOUT, after: Duration::from_secs(3) };
+        assert_eq!(late.to_string(), "upstream_timeout after 3s");
+        assert_eq!(
+            Error::Limit(Reason::OVERFLOW).to_string(),
+            format!("limit reached: {}", Reason::OVERFLOW.code())
+        );
     }
 
     #[test]

@@ -409,7 +409,7 @@ impl<R: Router> Drop for Exchange<R> {
         if self.version == Version::HTTP_2 {
             if self.ended.get() {
                 self.conn.phase.resets.answered();
-            } else if vanished && outcome.status == 0 {
+            } else if vanished {
                 self.conn.phase.resets.gave_up(self.start.elapsed());
             }
         }

@@ -1,4 +1,4 @@
-//! Streams that an HTTP/2 client gives up as soon as it has opened them: that costs us more than the client, and no limit
+//! Streams that an HTTP/2 client gives up as soon as it has opened them, answered in part or not at all: that costs us more than the client, and no limit
 //! of concurrent streams holds it (CVE-2023-44487).
 
 use std::{cell::RefCell, collections::VecDeque};

@@ -95,6 +95,21 @@ async fn a_rapid_reset_ends_the_connection_after_a_bounded_number() {
 }
 
 #[tokio::test]
+async fn a_reset_between_the_head_of_an_answer_and_its_end_is_early_too() {
+    let limits = Limits { max_resets: 20, ..Limits::default() };
+    let rig = Rig::with(Table::new(upstream().await), limits, http());
+    let mut hostile = raw_h2(&rig).await;
+    for (cancelled, stream) in (1..=21).zip(streams()) {
+        hostile.write_all(&request(stream, "/stall")).await.unwrap();
+        read_until(&mut hostile, "first").await;
+        hostile.write_all(&cancel(stream)).await.unwrap();
+        until("it is given up", || rig.failures("downstream_reset") == cancelled).await;
+    }
+    assert!(is_closed(&mut hostile).await.ends_with(&calm()));
+    assert_eq!(rig.total(Counter::MaxResets), 1);
+}
+
+#[tokio::test]
 async fn a_client_that_gives_up_now_and_then_keeps_its_connection() {
     let limits = Limits { max_resets: 3, ..Limits::default() };
     let rig = Rig::with(Table::new(upstream().await), limits, http());

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     body::OutBody,
     fields, framing, normalize,
-    outcome::Outcome,
+    outcome::{Kept, Outcome},
     prepare, respond,
     stuck::{Deadline, Watch},
     timed::Phase,
@@ -235,9 +235,10 @@ impl<R: Router> Exchange<R> {
             }
         };
         let request = prepare::upstream_request(request, body, target)?;
-        let mut attempts = Attempts::default();
-        let sent = self.within_deadlines(self.conn.worker.upstream.send(route, request, &mut attempts)).await;
-        self.outcome.borrow_mut().attempts = attempts;
+        let mut kept = Kept { attempts: Attempts::default(), outcome: &self.outcome };
+        let sending = self.conn.worker.upstream.send(route, request, &mut kept.attempts);
+        let sent = self.within_deadlines(sending).await;
+        drop(kept);
         let response = sent.map_err(|error| self.client_failure().unwrap_or(error))?;
         let framed = framing::message(response.version(), response.headers());
         if framed.is_err() || response.status() == http::StatusCode::SWITCHING_PROTOCOLS {

@@ -1,6 +1,6 @@
 //! What is learned of a request on its way, for its record.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{cell::RefCell, net::SocketAddr, sync::Arc};
 
 use crate::{Reason, route::RouteId, upstream::Attempts};
 
@@ -34,5 +34,17 @@ impl Outcome {
             request_id: String::new(),
             trace_id: String::new(),
         }
+    }
+}
+
+/// What was tried reaches the outcome also when the client gives up, and with it the future that tries.
+pub(super) struct Kept<'a> {
+    pub(super) attempts: Attempts,
+    pub(super) outcome: &'a RefCell<Outcome>,
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.outcome.borrow_mut().attempts = std::mem::take(&mut self.attempts);
     }
 }

@@ -15,6 +15,8 @@ use proxy::{
     upstream::Attempts,
 };
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::support::*;
 
 /// A family as the text format has it.
@@ -195,4 +197,20 @@ async fn a_blocked_access_log_costs_lines_and_nobody_waits() {
         assert!(started.elapsed() < Duration::from_secs(20), "nothing is dropped");
     }
     drop(unblock);
+}
+
+#[tokio::test]
+async fn the_line_of_a_request_that_was_given_up_names_the_upstream_that_it_waited_for() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = listener.local_addr().unwrap();
+    let (rig, lines) = Rig::logging(Table::new(silent));
+    let mut client = rig.connect().await;
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    read_until(&mut upstream, "\r\n\r\n").await;
+    drop(client);
+    let line = lines.next().await;
+    assert_eq!(line["reason"], "downstream_reset", "{line}");
+    assert_eq!((&line["status"], &line["attempts"]), (&0.into(), &1.into()), "{line}");
+    assert_eq!(line["upstream"], silent.to_string(), "{line}");
 }

@@ -186,7 +186,8 @@ async fn sighup_changes_nothing() {
     until("it is in the log", async || ingress.log().iter().any(said)).await;
     let before = done.all();
     until("load goes on", async || done.all().iter().zip(before).all(|(now, then)| *now > then + 1)).await;
-    assert!(clients.try_join_next().is_none(), "a client has ended");
+    let ended = clients.try_join_next();
+    assert!(ended.is_none(), "a client has ended: {ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,7 @@ pub(crate) use process::Ingress;
 pub(crate) use upstream::Upstream;
 
 /// How long a condition may take on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits for a condition; gives how long it took. Says what was awaited if it never comes.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Duration {

@@ -41,6 +41,8 @@ impl Ingress {
         let mut child = program()
             .args(["run", "--bind", "127.0.0.1", "--admin", "127.0.0.1:0", "--http-port", "0"])
             .args(["--https-port", "0", "--workers", "2", "--log-format", "json"])
+            // A machine that is busy with other things is no slow upstream.
+            .args(["--connect-timeout", "30s", "--upstream-timeout", "1m"])
             .args([Path::new("--ready-file"), &ready_file, Path::new("--manifests"), manifests])
             .args(flags)
             .stdout(Stdio::piped())

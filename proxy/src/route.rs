@@ -80,8 +80,10 @@ pub trait Router: Send + Sync + 'static {
 pub enum Accept {
     /// Terminate TLS with this profile.
     Terminate(Arc<ServerProfile>),
-    /// Relay the bytes as they are, `ClientHello` included.
-    Passthrough(Decision),
+    /// Terminate TLS with this profile and relay what is inside, whatever the listener speaks: [`Router::connection`] decides.
+    TerminateTcp(Arc<ServerProfile>),
+    /// Relay the bytes as they are, `ClientHello` included: [`Router::connection`] decides.
+    Passthrough,
     /// Go on in cleartext.
     Plain,
     /// Close.

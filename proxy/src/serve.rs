@@ -51,10 +51,8 @@ pub(crate) async fn connection<R: Router>(
     } else {
         match worker.view().accept(&meta, None) {
             Accept::Plain => plain(worker, stream, meta, entry, spec.layer).await,
-            Accept::Passthrough(decision) => {
-                tcp::serve(worker, stream, Arc::new(meta), entry, Some(decision)).await;
-            }
-            Accept::Terminate(_) | Accept::Refuse(_) => {}
+            Accept::Passthrough => tcp::serve(worker, stream, Arc::new(meta), entry).await,
+            Accept::Terminate(_) | Accept::TerminateTcp(_) | Accept::Refuse(_) => {}
         }
     }
 }
@@ -68,7 +66,7 @@ async fn plain<R: Router>(
     layer: Layer,
 ) {
     if layer == Layer::Tcp {
-        return tcp::serve(worker, stream, Arc::new(meta), entry, None).await;
+        return tcp::serve(worker, stream, Arc::new(meta), entry).await;
     }
     let limits = &worker.shared.limits;
     tokio::select! {

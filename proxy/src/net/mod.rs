@@ -1,5 +1,6 @@
 //! Listeners, workers and the server that owns them.
 
+mod abort;
 mod forward;
 mod listen;
 mod prefixed;
@@ -28,6 +29,7 @@ use crate::{
     upstream::{AddressPolicy, Cluster},
 };
 
+pub(crate) use abort::Abort;
 pub(crate) use forward::forward_write_end;
 use listen::Listening;
 pub use prefixed::Prefixed;

@@ -27,6 +27,11 @@ impl<S> Prefixed<S> {
         Self { prefix, inner, record: None }
     }
 
+    /// What lies below.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+
     /// Keeps a copy of what is read, until [`Self::rewind`] or [`Self::forget`].
     pub(crate) fn record(&mut self) {
         self.record = Some(BytesMut::new());

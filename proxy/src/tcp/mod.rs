@@ -1,65 +1,55 @@
-//! Bytes both ways: what `Router::connection` decides for connections that carry no HTTP.
+//! TCP connections: what `Router::connection` decides for connections that carry no HTTP, and the relay of their bytes.
+
+mod relay;
 
 use std::{rc::Rc, sync::Arc};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep_until},
 };
 
 use crate::{
     ConnMeta, Reason,
     message::Tally,
-    net::Worker,
+    net::{Abort, Worker},
     observe::{Counter, Record},
-    registry::{Entry, Received},
-    route::{Action, Decision, Dice, RouteId, Router},
+    registry::{Drain, Entry, Received},
+    route::{Action, Dice, Route, RouteId, Router},
     upstream::Attempts,
 };
+use relay::{Ended, Side, relay};
 
-/// One buffer each way.
-const BUFFER_BYTES: usize = 16 * 1024;
-
-/// Decides about a connection and relays it. `decided`: the `ClientHello` has decided already.
-pub(crate) async fn serve<R: Router, S: AsyncRead + AsyncWrite + Unpin>(
+/// Decides about a connection and relays it.
+pub(crate) async fn serve<R: Router, S: AsyncRead + AsyncWrite + Abort + Unpin>(
     worker: Rc<Worker<R>>,
     stream: S,
     meta: Arc<ConnMeta>,
     entry: Entry,
-    decided: Option<Decision>,
 ) {
     let dice = Dice::new(fastrand::u8(..100));
     let view = worker.view();
-    let decision = decided.unwrap_or_else(|| view.connection(&meta, dice));
+    let decision = view.connection(&meta, dice);
     let start = Instant::now();
     let (up, down) = (Tally::new(), Tally::new());
     let mut attempts = Attempts::default();
     let (reason, cluster) = match decision.action {
         Action::Tunnel(ix) | Action::Forward(ix) => {
             let route = view.route(ix);
-            let idle = route.idle_timeout.unwrap_or(worker.shared.limits.stream_idle_timeout);
-            let reason = match worker.upstream.connect(&route.cluster, &mut attempts).await {
-                Ok(upstream) => {
-                    let reason = relay(stream, upstream, &entry, idle, (&up, &down)).await;
-                    if let Some(drain) = entry.drain().filter(|drain| drain.reason == reason) {
-                        worker.cut(&drain);
-                    }
-                    if reason == Reason::STREAM_IDLE {
-                        worker.observe.count(Counter::StreamIdleTimeout);
-                    }
-                    reason
-                }
-                Err(error) => error.reason(),
-            };
+            let reason = forward(&worker, (route, &mut attempts), stream, &entry, (&up, &down)).await;
             (reason, Arc::clone(&route.cluster.name))
         }
         Action::Close(reason) => (reason, Arc::from("")),
         Action::Respond(answer) => (answer.reason, Arc::from("")),
     };
+    if let Some(failure) = &attempts.failure {
+        let (listener, client) = (&meta.listener, meta.client());
+        tracing::warn!(%listener, %client, %cluster, reason = reason.code(), "TCP connection: {failure}");
+    }
     worker.observe.record(&Record {
         conn: &meta,
         method: "",
-        authority: "",
+        authority: meta.sni.as_deref().unwrap_or_default(),
         path: "",
         protocol: "TCP",
         status: 0,
@@ -81,77 +71,77 @@ pub(crate) async fn serve<R: Router, S: AsyncRead + AsyncWrite + Unpin>(
     });
 }
 
-/// Relays until both sides have ended, one fails, nothing moves for `idle`, or a drain's deadline passes.
-async fn relay<A, B>(
-    downstream: A,
-    upstream: B,
+/// Connects and relays; gives why it ended.
+async fn forward<R: Router, S: AsyncRead + AsyncWrite + Abort + Unpin>(
+    worker: &Worker<R>,
+    (route, attempts): (&Route, &mut Attempts),
+    mut stream: S,
     entry: &Entry,
-    idle: std::time::Duration,
-    (up, down): (&Rc<Tally>, &Rc<Tally>),
-) -> Reason
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut from_client, mut to_client) = tokio::io::split(downstream);
-    let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
-    let both = async {
-        // A direction that ends leaves the other open; one that breaks ends both, or the other side would hang.
-        tokio::try_join!(
-            async {
-                copy(&mut from_client, &mut to_upstream, up).await.map_err(|_gone| Reason::DOWNSTREAM_RESET)
-            },
-            async {
-                copy(&mut from_upstream, &mut to_client, down).await.map_err(|_gone| Reason::UPSTREAM_RESET)
-            },
-        )
+    (up, down): (&Tally, &Tally),
+) -> Reason {
+    let mut tunnel = match worker.upstream.connect(&route.cluster, attempts).await {
+        Ok(tunnel) => tunnel,
+        Err(error) => return error.reason(),
     };
-    tokio::pin!(both);
-    let mut cut: Option<Instant> = None;
-    loop {
-        let rest = up.active().max(down.active()) + idle;
-        let deadline = async {
-            match (cut, idle.is_zero()) {
-                (Some(at), true) => sleep_until(at).await,
-                (Some(at), false) => sleep_until(at.min(rest)).await,
-                (None, false) => sleep_until(rest).await,
-                (None, true) => std::future::pending().await,
-            }
+    let idle = route.idle_timeout.unwrap_or(worker.shared.limits.idle_timeout);
+    let mut cut = None;
+    let ended = {
+        let ordered = async {
+            let drain: Drain = ordered(entry, &tunnel.entry).await;
+            cut = Some(drain.clone());
+            drain.reason
         };
-        tokio::select! {
-            ended = &mut both => return match ended {
-                Ok(((), ())) => Reason::OK,
-                Err(reason) => reason,
-            },
-            received = entry.ordered() => if let Received::Drain(drain) = received {
-                cut = Some(drain.deadline);
-            },
-            () = deadline => {
-                let now = Instant::now();
-                if cut.is_some_and(|at| at <= now) {
-                    return entry.drain().map_or(Reason::DRAIN_TIMEOUT, |drain| drain.reason);
-                }
-                if up.active().max(down.active()) + idle <= now {
-                    return Reason::STREAM_IDLE;
-                }
+        relay(&mut stream, &mut tunnel.io, ordered, idle, (up, down)).await
+    };
+    // A reset is passed on as one, and what was cut must not look like the end.
+    match &ended {
+        Ended::Reset(Side::Downstream) => tunnel.io.abort(),
+        Ended::Reset(Side::Upstream) => stream.abort(),
+        Ended::Cut(_) => {
+            stream.abort();
+            tunnel.io.abort();
+        }
+        Ended::Whole | Ended::Truncated(_) | Ended::Idle => {}
+    }
+    match &ended {
+        Ended::Idle => worker.observe.count(Counter::StreamIdleTimeout),
+        Ended::Reset(Side::Upstream) | Ended::Truncated(Side::Upstream) => {
+            attempts.failure = tunnel.failure();
+            if tunnel.refused_certificate() {
+                return Reason::UPSTREAM_REFUSED_CERTIFICATE;
             }
         }
+        _ => {}
     }
+    if let Some(drain) = cut {
+        worker.cut(&drain);
+    }
+    ended.reason()
 }
 
-/// Copies one direction to its end and says so to the other side: half-closed connections stay half open.
-async fn copy<A: AsyncRead + Unpin, B: AsyncWrite + Unpin>(
-    from: &mut A,
-    to: &mut B,
-    tally: &Tally,
-) -> std::io::Result<()> {
-    let mut buffer = vec![0; BUFFER_BYTES];
+/// Ends when a drain that was ordered of either side has come to its deadline.
+async fn ordered(downstream: &Entry, upstream: &Entry) -> Drain {
+    let mut soonest: Option<Drain> = None;
     loop {
-        let count = from.read(&mut buffer).await?;
-        if count == 0 {
-            return to.shutdown().await;
+        let at = soonest.as_ref().map(|drain| drain.deadline);
+        let passed = async {
+            match at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let received = tokio::select! {
+            received = downstream.ordered() => received,
+            received = upstream.ordered() => received,
+            () = passed => Received::Recheck,
+        };
+        match (received, soonest) {
+            (Received::Drain(drain), Some(present)) if present.deadline <= drain.deadline => {
+                soonest = Some(present);
+            }
+            (Received::Drain(drain), _) => soonest = Some(drain),
+            (Received::Recheck, Some(present)) if present.deadline <= Instant::now() => return present,
+            (Received::Recheck, present) => soonest = present,
         }
-        to.write_all(buffer.get(..count).unwrap_or_default()).await?;
-        tally.add(count);
     }
 }

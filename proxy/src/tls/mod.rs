@@ -13,10 +13,10 @@ use crate::{
     ConnMeta, Reason, TlsMeta,
     conn::Alpn,
     http,
-    net::{Layer, Prefixed, Worker},
+    net::{Abort, Layer, Prefixed, Worker},
     observe::Counter,
     registry::{Entry, Guard},
-    route::{Accept, Decision, Hello, Router},
+    route::{Accept, Hello, Router},
     tcp,
     upstream::version,
 };
@@ -39,10 +39,10 @@ pub(crate) async fn serve<R: Router>(
     }
     let done = timeout(shared.limits.handshake_timeout, handshake(&worker, stream, &mut meta)).await;
     shared.handshakes.fetch_sub(1, Relaxed);
-    let (stream, generation) = match done {
-        Ok(Ok(Shaken::Terminated(stream, generation))) => (stream, generation),
-        Ok(Ok(Shaken::Passes(stream, decision))) => {
-            return tcp::serve(worker, stream, Arc::new(meta), entry, Some(decision)).await;
+    let (stream, generation, tcp) = match done {
+        Ok(Ok(Shaken::Terminated { stream, generation, tcp })) => (stream, generation, tcp),
+        Ok(Ok(Shaken::Passes(stream))) => {
+            return tcp::serve(worker, stream, Arc::new(meta), entry).await;
         }
         Ok(Err(failed)) => {
             worker.observe.count(Counter::HandshakeFailed);
@@ -68,17 +68,29 @@ pub(crate) async fn serve<R: Router>(
         return;
     }
     match layer {
-        Layer::Http => http::serve(worker, stream, meta, entry).await,
-        Layer::Tcp => tcp::serve(worker, stream, meta, entry, None).await,
+        Layer::Http if !tcp => http::serve(worker, stream, meta, entry).await,
+        _ => tcp::serve(worker, stream, meta, entry).await,
     }
 }
 
 /// What became of a `ClientHello`.
 enum Shaken {
-    /// A session under this generation of its profile.
-    Terminated(Box<TlsStream<Io>>, u64),
+    /// A session.
+    Terminated {
+        stream: Box<TlsStream<Io>>,
+        /// Of its profile.
+        generation: u64,
+        /// What is inside is relayed as bytes.
+        tcp: bool,
+    },
     /// Somebody else terminates it: every byte is still there.
-    Passes(Io, Decision),
+    Passes(Io),
+}
+
+impl<S: Abort> Abort for TlsStream<S> {
+    fn abort(&self) {
+        self.get_ref().0.abort();
+    }
 }
 
 /// A sweep that ran between the verification and the registration did not see this connection: ask once more.
@@ -113,16 +125,17 @@ async fn handshake<R: Router>(
     meta.sni = hello.server_name().map(|name| name.to_ascii_lowercase().into());
     let offered: Vec<&[u8]> = hello.alpn().into_iter().flatten().collect();
     let seen = Hello { sni: meta.sni.as_deref(), alpn: &offered };
-    let profile = match worker.view().accept(meta, Some(&seen)) {
-        Accept::Terminate(profile) => profile,
+    let (profile, tcp) = match worker.view().accept(meta, Some(&seen)) {
+        Accept::Terminate(profile) => (profile, false),
+        Accept::TerminateTcp(profile) => (profile, true),
         Accept::Refuse(reason) => {
             // A client that has gone needs no alert.
             let _gone = start.io.write_all(&refusal(&reason, meta.sni.is_some())).await;
             return Err(Failed::new(reason, "refused by the server name"));
         }
-        Accept::Passthrough(decision) => {
+        Accept::Passthrough => {
             start.io.rewind();
-            return Ok(Shaken::Passes(start.io, decision));
+            return Ok(Shaken::Passes(start.io));
         }
         Accept::Plain => {
             return Err(Failed::new(Reason::INTERNAL, "a TLS connection that nobody terminates"));
@@ -157,7 +170,7 @@ async fn handshake<R: Router>(
             .unwrap_or_default(),
         profile,
     });
-    Ok(Shaken::Terminated(Box::new(stream), current.generation))
+    Ok(Shaken::Terminated { stream: Box::new(stream), generation: current.generation, tcp })
 }
 
 /// The alert that refuses a `ClientHello` (RFC 6066 3, RFC 8446 6): without one the client only sees a closed connection.

@@ -159,7 +159,7 @@ impl Opener<'_> {
         }
         let heard = Arc::clone(connected.stream.heard());
         let conn = Pooled::new(endpoint, connected.facts, heard, None);
-        let entry = self.register(endpoint, &conn)?;
+        let entry = register(self.registry, self.cluster, endpoint, &conn.facts)?;
         let mut builder = http1::Builder::new();
         builder.max_headers(MAX_ANSWER_FIELDS);
         let broken =
@@ -195,7 +195,7 @@ impl Opener<'_> {
         })?;
         let running = Rc::new(RefCell::new(Some(running)));
         let conn = Pooled::new(endpoint, connected.facts, heard, Some(Rc::clone(&running)));
-        let entry = self.register(endpoint, &conn)?;
+        let entry = register(self.registry, self.cluster, endpoint, &conn.facts)?;
         let polled = poll_fn(move |cx| {
             let mut slot = running.borrow_mut();
             let Some(running) = slot.as_mut() else { return Poll::Ready(Ok(())) };
@@ -208,23 +208,6 @@ impl Opener<'_> {
         owned.http2.clone_from(&conn.http2);
         self.drive(entry, &conn, owned, polled);
         Ok((Sender::Http2(sender), conn))
-    }
-
-    /// Puts a connection into the registry. If material changed since its handshake, a sweep may have passed in between:
-    /// then the peer is asked about once more.
-    fn register(&self, endpoint: &Endpoint, conn: &Pooled) -> Result<Entry, Error> {
-        let mut facts = Facts::new(Role::Upstream, Arc::clone(self.cluster));
-        facts.peer.clone_from(&conn.facts.peer);
-        let Transport::Tls(tls) = &*endpoint.transport else { return Ok(self.registry.register(facts)) };
-        let guard = Guard::Client { transport: Arc::clone(&endpoint.transport), rule: endpoint.peer.clone() };
-        facts.guard = Some(guard.clone());
-        let entry = self.registry.register(facts);
-        let generation = tls.profile.current().ok().map(|current| current.generation);
-        if generation != conn.facts.generation {
-            let refuse = |reason| failed(endpoint.addr, reason, "refused by newer trust".to_owned());
-            guard.recheck(conn.facts.peer.as_deref()).map_err(refuse)?;
-        }
-        Ok(entry)
     }
 
     /// Drives a connection until it and its streams have ended, or until a drain's deadline.
@@ -266,6 +249,28 @@ impl Opener<'_> {
     }
 }
 
+/// Puts a connection into the registry. If material changed since its handshake, a sweep may have passed in between: then the
+/// peer is asked about once more.
+pub(super) fn register(
+    registry: &Arc<Registry>,
+    cluster: &Arc<str>,
+    endpoint: &Endpoint,
+    known: &ConnFacts,
+) -> Result<Entry, Error> {
+    let mut facts = Facts::new(Role::Upstream, Arc::clone(cluster));
+    facts.peer.clone_from(&known.peer);
+    let Transport::Tls(tls) = &*endpoint.transport else { return Ok(registry.register(facts)) };
+    let guard = Guard::Client { transport: Arc::clone(&endpoint.transport), rule: endpoint.peer.clone() };
+    facts.guard = Some(guard.clone());
+    let entry = registry.register(facts);
+    let generation = tls.profile.current().ok().map(|current| current.generation);
+    if generation != known.generation {
+        let refuse = |reason| failed(endpoint.addr, reason, "refused by newer trust".to_owned());
+        guard.recheck(known.peer.as_deref()).map_err(refuse)?;
+    }
+    Ok(entry)
+}
+
 /// Waits for the peer's first frame, which has to be SETTINGS (RFC 9113, 3.4).
 async fn prefaced<C>(mut running: C, heard: &Heard) -> Result<C, String>
 where
@@ -285,10 +290,10 @@ where
 }
 
 /// Counts an open connection.
-struct Open(Rc<WorkerObserve>);
+pub(super) struct Open(Rc<WorkerObserve>);
 
 impl Open {
-    fn new(observe: Rc<WorkerObserve>) -> Self {
+    pub(super) fn new(observe: Rc<WorkerObserve>) -> Self {
         observe.gauge(Gauge::UpstreamOpen, 1);
         Self(observe)
     }

@@ -14,6 +14,7 @@ mod resolve;
 mod retry;
 mod send;
 mod stream;
+mod tunnel;
 
 pub use cluster::{AddressPolicy, Cluster, ClusterPolicy, Clusters, EndpointOrigin, Known};
 pub(crate) use connect::version;
@@ -21,4 +22,5 @@ pub use endpoint::{Endpoint, Load, Transport, UpstreamTls};
 pub use key::{Protocol, RuleRef, ServiceRef, Tag, TlsKey, TransportKey};
 pub use resolve::Resolver;
 pub use retry::{RetryOn, RetryPolicy};
-pub use send::{Attempts, Upstream, UpstreamIo};
+pub use send::{Attempts, Upstream};
+pub use tunnel::Tunnel;

@@ -7,14 +7,13 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use identity::{PeerId, SpiffeId};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     task::JoinSet,
     time::{Instant, timeout_at},
 };
 
 use super::{
-    AddressPolicy, Cluster, Endpoint,
-    conn::{Opener, Pooled, Sender},
+    AddressPolicy, Cluster, Endpoint, Tunnel,
+    conn::{Open, Opener, Pooled, Sender, register},
     connect::ConnFacts,
     dial::{Dial, Tried, endpoints, no_endpoints},
     endpoint::Lease,
@@ -59,10 +58,6 @@ pub struct Upstream {
     registry: Arc<Registry>,
     observe: Rc<WorkerObserve>,
 }
-
-/// A raw connection to an endpoint, for tunnels.
-pub trait UpstreamIo: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> UpstreamIo for T {}
 
 /// A connection that may carry a request now.
 struct Ready {
@@ -124,23 +119,32 @@ impl Upstream {
         }
     }
 
-    /// A fresh connection for bytes, identity checked.
-    pub async fn connect(
-        &self,
-        cluster: &Arc<Cluster>,
-        attempts: &mut Attempts,
-    ) -> Result<Box<dyn UpstreamIo>, Error> {
+    /// A fresh connection for bytes, identity checked and registered. An endpoint that cannot be reached is followed by the
+    /// next one.
+    pub async fn connect(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Tunnel, Error> {
         attempts.count += 1;
+        let tunnel = self.tunnel(cluster, attempts).await;
+        tunnel.inspect_err(|error| attempts.failure = Some(error.to_string()))
+    }
+
+    async fn tunnel(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Tunnel, Error> {
         let search = self.search(cluster);
         let endpoints = endpoints(cluster, search.deadline).await?;
         let addresses = self.addresses.load_full();
         let mut tried = Tried::default();
         let dialled = search.with(self, &addresses).any(&endpoints, &mut tried).await;
         attempts.note(tried.last, &tried.facts);
-        let (connected, endpoint) =
-            dialled.inspect_err(|error| attempts.failure = Some(error.to_string()))?;
+        let (connected, endpoint) = dialled?;
         attempts.note(Some(endpoint.addr), &connected.facts);
-        Ok(Box::new(connected.stream))
+        if !connected.facts.verified && connected.facts.tls.is_some() {
+            self.observe.count(Counter::UpstreamNotVerified);
+        }
+        Ok(Tunnel {
+            entry: register(&self.registry, &cluster.name, &endpoint, &connected.facts)?,
+            io: connected.stream,
+            _lease: Lease::new(&endpoint.load),
+            _open: Open::new(Rc::clone(&self.observe)),
+        })
     }
 
     /// Lets go of connections that may not be used any longer. The worker calls it every second.

@@ -18,9 +18,10 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::connect::is_alert;
+use crate::net::Abort;
 
 /// Bytes to and from an endpoint.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     io: Io,
     heard: Arc<Heard>,
 }
@@ -110,6 +111,15 @@ impl Stream {
             self.heard.failed(error);
         }
         polled
+    }
+}
+
+impl Abort for Stream {
+    fn abort(&self) {
+        match &self.io {
+            Io::Plain(stream) => stream.abort(),
+            Io::Tls(stream) => stream.get_ref().0.abort(),
+        }
     }
 }
 

@@ -87,7 +87,7 @@ async fn a_reset_client_frees_the_upstream_at_once() {
 
 #[tokio::test]
 async fn bytes_that_do_not_move_are_cut() {
-    let limits = Limits { stream_idle_timeout: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { idle_timeout: Duration::from_millis(200), ..Limits::default() };
     let (rig, listener) = bytes_rig(limits).await;
     let mut client = rig.connect().await;
     let (_upstream, _) = listener.accept().await.unwrap();

@@ -16,7 +16,7 @@ use proxy::{
     net::{Layer, ListenerSpec},
     observe::Counter,
     revoke,
-    route::{Accept, Action, RouteIx},
+    route::Accept,
     upstream::Protocol,
 };
 use tokio::{
@@ -227,7 +227,7 @@ async fn passthrough_relays_the_client_hello_and_every_byte() {
     let mut table = Table::new(behind.addr);
     table.routes[0] = route(behind.addr, Protocol::Tcp);
     table.accept = Box::new(|_, hello| match hello.and_then(|hello| hello.sni) {
-        Some("inner.example") => Accept::Passthrough(decision(Action::Tunnel(RouteIx(0)))),
+        Some("inner.example") => Accept::Passthrough,
         _ => Accept::Refuse(Reason::NO_SNI_PROFILE),
     });
     let rig = Rig::with(table, Limits::default(), https());

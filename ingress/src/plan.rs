@@ -1,16 +1,21 @@
 //! The plan: what compile makes of all documents. Valid, plain data without sockets, sources or clocks; the table is built from it.
 
+mod tcp;
+
 use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use identity::{ClientAuth, IdPattern, SourceRef, TrustDomain, Versions};
 use proxy::{
     Reason,
     message::Edits,
+    net::Layer,
     route::HttpPolicy,
     upstream::{ClusterPolicy, EndpointOrigin, RetryPolicy, TransportKey},
 };
 use regex_automata::meta::Regex;
 use resource::ObjectRef;
+
+pub use tcp::TcpMappingPlan;
 
 /// Everything that serves. Indices are positions in these vectors.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +26,8 @@ pub struct Plan {
     pub hosts: Vec<HostPlan>,
     /// Mappings.
     pub mappings: Vec<MappingPlan>,
+    /// TCPMappings.
+    pub tcp_mappings: Vec<TcpMappingPlan>,
     /// Clusters, one for each key.
     pub clusters: Vec<ClusterPlan>,
 }
@@ -36,6 +43,12 @@ pub struct ListenerPlan {
     pub tls: bool,
     /// A PROXY protocol header comes first.
     pub proxy_protocol: bool,
+    /// What is spoken; bytes of a TCPMapping with `host` also where HTTP is.
+    pub layer: Layer,
+    /// Whether cleartext is served.
+    pub cleartext: Cleartext,
+    /// TCPMappings bound to it, as indices into [`Plan::tcp_mappings`].
+    pub tcp: Vec<usize>,
     /// What counts as secure.
     pub security: SecurityModel,
     /// HTTP settings, Module and `l7Depth` applied.
@@ -44,6 +57,15 @@ pub struct ListenerPlan {
     pub hosts: Vec<usize>,
     /// The listener's own port is taken off the authority before Hosts are compared (`strip_matching_host_port`).
     pub strip_port: bool,
+}
+
+/// What happens to cleartext on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleartext {
+    /// It is served.
+    Served,
+    /// It is refused (`protocol: TLS`).
+    Refused,
 }
 
 /// `Listener.securityModel`.
@@ -99,7 +121,7 @@ pub enum HostGlob {
     Prefix(Arc<str>),
 }
 
-/// Why something answers 503 (or 404) instead of serving.
+/// Why something answers 503 (or 404), or closes its connections, instead of serving.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable {
     /// The code.
@@ -125,7 +147,7 @@ pub struct ServerPlan {
     pub rule: RulePlan,
     /// Revocation lists.
     pub crl: Option<SourceRef>,
-    /// Protocols accepted.
+    /// Protocols accepted; empty: those of HTTP where HTTP is inside, any where bytes are.
     pub alpn: Vec<Vec<u8>>,
     /// Versions accepted.
     pub versions: Versions,

@@ -34,9 +34,12 @@ impl Publisher {
         self.clients.retain(|_, profile| profile.strong_count() > 0);
         self.servers.retain(|_, profile| profile.strong_count() > 0);
         let clusters: Vec<_> = plan.clusters.iter().map(|cluster| self.cluster(cluster, keys)).collect();
-        let profiles =
-            plan.hosts.iter().map(|host| host.tls.as_ref().and_then(|tls| self.server(tls, keys))).collect();
-        let parts = TableParts { clusters: clusters.clone(), profiles };
+        let mut profiles = |plan: &Plan, http: bool| {
+            let tls = plan.hosts.iter().map(|host| host.tls.as_ref());
+            tls.map(|tls| tls.and_then(|tls| self.server(tls, http, keys))).collect()
+        };
+        let tcp_profiles = if plan.tcp_mappings.is_empty() { Vec::new() } else { profiles(&plan, false) };
+        let parts = TableParts { clusters: clusters.clone(), profiles: profiles(&plan, true), tcp_profiles };
         (Arc::new(Table::build(plan, parts)), clusters)
     }
 
@@ -64,12 +67,18 @@ impl Publisher {
         cluster
     }
 
-    fn server(&mut self, plan: &ServerPlan, keys: &Keyring) -> Option<Arc<ServerProfile>> {
+    /// The profile of a plan. Protocols that nobody wrote are those of HTTP where it is inside: a client of another protocol
+    /// would be refused for offering its own.
+    fn server(&mut self, plan: &ServerPlan, http: bool, keys: &Keyring) -> Option<Arc<ServerProfile>> {
+        let mut alpn = plan.alpn.clone();
+        if http && alpn.is_empty() {
+            alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
         // Hosts that agree in everything and let anyone in share a profile, and so may share connections; a rule belongs to
         // its Host, and is hot.
         let anyone = plan.rule == RulePlan::Anyone;
         let name = if anyone { "".into() } else { Arc::clone(&plan.name) };
-        let key = ServerPlan { rule: RulePlan::Anyone, name, ..plan.clone() };
+        let key = ServerPlan { rule: RulePlan::Anyone, name, alpn: alpn.clone(), ..plan.clone() };
         if let Some(profile) = self.servers.get(&key).and_then(Weak::upgrade) {
             profile.set_rule(rule(&plan.rule, keys));
             return Some(profile);
@@ -81,7 +90,7 @@ impl Publisher {
             client_auth: plan.client_auth,
             verify: plan.verify.as_ref().map(|verify| verification(verify, keys)),
             crl: plan.crl.as_ref().and_then(|crl| keys.source(crl)),
-            alpn: plan.alpn.clone(),
+            alpn,
             versions: plan.versions,
             cipher_suites: plan.cipher_suites.clone(),
             groups: plan.groups.clone(),

@@ -46,6 +46,8 @@ reasons! {
     MISDIRECTED = "misdirected_request";
     /// The SNI of a client's hello fits no Host of this listener.
     NO_SNI_PROFILE = "no_sni_profile";
+    /// Cleartext on a listener that takes TLS alone.
+    TLS_REQUIRED = "tls_required";
     /// The listener's own certificate is not usable now.
     SERVER_IDENTITY_UNAVAILABLE = "server_identity_unavailable";
     /// Framing that two parsers could read differently.

@@ -2,7 +2,10 @@
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use crate::{
     ConnMeta, Reason,
@@ -34,16 +37,17 @@ pub(crate) async fn connection<R: Router>(
     let mut meta = ConnMeta::new(Arc::clone(&spec.name), spec.bind.port(), peer, local);
     let mut stream = Prefixed::new(bytes::Bytes::new(), stream);
     let deadline = worker.shared.limits.handshake_timeout;
+    let began = Instant::now();
     let first = timeout(deadline, preface(&worker, &mut stream, &mut meta, &spec)).await;
     let tls = match first {
         Ok(Ok(tls)) => tls,
         Ok(Err(reason)) => {
             tracing::debug!(listener = %spec.name, %peer, reason = reason.code(), "connection closed");
-            return;
+            return refused(&worker, &meta, spec.layer, (reason, began));
         }
         Err(_late) => {
             worker.observe.count(Counter::HandshakeTimeout);
-            return;
+            return refused(&worker, &meta, spec.layer, (Reason::HANDSHAKE_TIMEOUT, began));
         }
     };
     if tls {
@@ -52,8 +56,22 @@ pub(crate) async fn connection<R: Router>(
         match worker.view().accept(&meta, None) {
             Accept::Plain => plain(worker, stream, meta, entry, spec.layer).await,
             Accept::Passthrough => tcp::serve(worker, stream, Arc::new(meta), entry).await,
-            Accept::Terminate(_) | Accept::TerminateTcp(_) | Accept::Refuse(_) => {}
+            Accept::Refuse(reason) => refused(&worker, &meta, spec.layer, (reason, began)),
+            Accept::Terminate(_) | Accept::TerminateTcp(_) => {}
         }
+    }
+}
+
+/// A connection of a listener for TCP that came to nothing has its line, too: there are no requests that would have one.
+pub(crate) fn refused<R>(
+    worker: &Worker<R>,
+    meta: &ConnMeta,
+    layer: Layer,
+    (reason, began): (Reason, Instant),
+) {
+    if layer == Layer::Tcp {
+        let after = began.elapsed();
+        worker.observe.refused(meta, Refused { protocol: "TCP", status: 0, reason, after });
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use proxy::{
-    net::{Layer, ListenerSpec, Server},
+    net::{ListenerSpec, Server},
     revoke,
     upstream::Cluster,
 };
@@ -59,7 +59,7 @@ impl Control {
         status: Arc<dyn StatusSink>,
     ) -> Self {
         let kind = |group: &str, kind: &str| Kind { group: group.into(), kind: kind.into() };
-        let ours = ["Mapping", "TLSContext", "Host", "Listener", "Module"];
+        let ours = ["Mapping", "TCPMapping", "TLSContext", "Host", "Listener", "Module"];
         let kinds = ours.iter().map(|name| kind("getambassador.io", name));
         let core = [kind("", "Secret"), kind("", "Service"), kind("discovery.k8s.io", "EndpointSlice")];
         manifests.want(Wants { kinds: kinds.chain(core).collect(), objects: Vec::new() });
@@ -231,7 +231,7 @@ pub(super) fn listeners(table: &Table) -> Vec<ListenerSpec> {
         bind: plan.bind,
         tls: plan.tls,
         proxy_protocol: plan.proxy_protocol,
-        layer: Layer::Http,
+        layer: plan.layer,
     };
     let mut specs: Vec<_> = table.listeners().map(spec).collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));

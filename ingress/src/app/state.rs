@@ -208,6 +208,7 @@ impl AdminSource for State {
         let registry = self.server.registry();
         json!({
             "listeners": listeners,
+            "tcp": table.tcp_mappings().iter().map(tcp).collect::<Vec<_>>(),
             "hosts": table.hosts().iter().map(|host| self::host(&table, host)).collect::<Vec<_>>(),
             "clusters": clusters,
             "identities": build.keyring.sources().iter().map(|source| self::source(source)).collect::<Vec<_>>(),
@@ -240,16 +241,34 @@ impl AdminSource for State {
 /// Most routes of a Host that are shown.
 const MAX_SHOWN: usize = 10_000;
 
+fn tcp(mapping: &crate::plan::TcpMappingPlan) -> Value {
+    let (action, reason) = action(&mapping.outcome);
+    json!({
+        "mapping": &*mapping.name,
+        "port": mapping.port,
+        "address": mapping.address.map(|ip| ip.to_string()),
+        "host": mapping.host.as_ref().map(crate::plan::HostGlob::text),
+        "share": mapping.share.end - mapping.share.start,
+        "action": action,
+        "unavailable": reason,
+    })
+}
+
+/// What a route does, and why it cannot.
+fn action(outcome: &Outcome) -> (&'static str, Option<Value>) {
+    match outcome {
+        Outcome::Forward { .. } => ("forward", None),
+        Outcome::Redirect(_) => ("redirect", None),
+        Outcome::Unavailable(unavailable) => (
+            "unavailable",
+            Some(json!({"reason": unavailable.reason.code(), "message": &*unavailable.message})),
+        ),
+    }
+}
+
 fn host(table: &Table, host: &crate::route::HostEntry) -> Value {
     let route = |mapping: &crate::plan::MappingPlan| {
-        let (action, reason) = match &mapping.outcome {
-            Outcome::Forward { .. } => ("forward", None),
-            Outcome::Redirect(_) => ("redirect", None),
-            Outcome::Unavailable(unavailable) => (
-                "unavailable",
-                Some(json!({"reason": unavailable.reason.code(), "message": &*unavailable.message})),
-            ),
-        };
+        let (action, reason) = action(&mapping.outcome);
         json!({"mapping": &*mapping.name, "prefix": &*mapping.prefix, "action": action, "unavailable": reason})
     };
     let unavailable = host.unavailable.as_ref();

@@ -40,7 +40,7 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Read manifests, print one line for each finding; exit 1 if there is an error
     Check(Box<CheckArgs>),
-    /// Say which Mapping a request would take, and why each better candidate lost
+    /// Say which Mapping a request or connection would take, and why each better candidate lost
     Explain(Box<ExplainArgs>),
     /// Show the whole product at work: dev authority, an app behind mTLS, this ingress, load, rotations
     #[cfg(feature = "demo")]
@@ -87,7 +87,7 @@ pub struct DecisionArgs {
     selvedge-ingress run --manifests examples/localhost.yaml\n\n\
     Files and folders are watched: a saved file is live within a second, a broken one keeps its last good state and says why.")]
 pub struct RunArgs {
-    /// File or folder with manifests (Mapping, TLSContext, Host, Listener, Module, Secret, Service, EndpointSlice);
+    /// File or folder with manifests (Mapping, TCPMapping, TLSContext, Host, Listener, Module, Secret, Service, EndpointSlice);
     /// repeatable
     #[arg(long, value_name = "PATH")]
     pub manifests: Vec<PathBuf>,
@@ -129,10 +129,11 @@ pub struct CheckArgs {
 /// `explain`
 #[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
-    /// Method of the request
+    /// Method of the request; `TCP` for a connection
     #[arg(value_name = "METHOD")]
     pub method: String,
-    /// URL of the request: `http://host/path?query`, or a path alone
+    /// URL of the request: `http://host/path?query`, or a path alone; of a connection: `tcp://host:port`, or
+    /// `tls://name:port` with a server name
     #[arg(value_name = "URL")]
     pub url: String,
     /// File or folder with manifests; repeatable [also: `SELVEDGE_MANIFESTS`, separated by spaces]

@@ -1,4 +1,6 @@
-//! `explain`: which Mapping a request would take, decided by the very table that `run` would publish.
+//! `explain`: which Mapping a request or connection would take, decided by the very table that `run` would publish.
+
+mod tcp;
 
 use std::{
     io::{self, Write},
@@ -21,6 +23,7 @@ use serde_json::{Value, json};
 use super::offline::Offline;
 use crate::{
     cli::{DecisionSettings, ExplainArgs, Output},
+    plan::ListenerPlan,
     route::Table,
 };
 
@@ -32,7 +35,7 @@ const MAX_LOST: usize = 50;
 pub struct Question {
     /// Method.
     pub method: String,
-    /// `http://host[:port]/path?query`, or a path.
+    /// `http://host[:port]/path?query`, or a path; for a connection `tcp://host:port` or `tls://name:port`.
     pub url: String,
     /// Header fields.
     pub headers: Vec<(String, String)>,
@@ -86,6 +89,9 @@ pub fn run(
 pub fn answer(table: &Table, question: &Question) -> Result<Value, String> {
     let uri: Uri =
         question.url.parse().map_err(|error| format!("`{}` is not a URL: {error}", question.url))?;
+    if tcp::is_asked(question, &uri) {
+        return tcp::answer(table, question, &uri);
+    }
     let mut headers = HeaderMap::new();
     for (name, value) in &question.headers {
         let name =
@@ -102,8 +108,8 @@ pub fn answer(table: &Table, question: &Question) -> Result<Value, String> {
         Err(reject) => return Ok(refusal(&reject.reason, question.dice)),
     };
     let mut conn = connection(table, question, &uri, https)?;
-    if https && let Some(refused) = accept(table, &mut conn, question, &authority) {
-        return Ok(refusal(&refused, question.dice));
+    if https && let Some(otherwise) = accept(table, &mut conn, question, &authority) {
+        return Ok(otherwise);
     }
     let policy = table.http(&conn);
     let raw = if uri.path().is_empty() { "/" } else { uri.path() };
@@ -139,7 +145,10 @@ fn connection(table: &Table, question: &Question, uri: &Uri, https: bool) -> Res
         (None, Some(port)) => return Err(format!("no Listener has port {port}")),
         (None, None) => by_scheme().or_else(|| listeners.first()),
     };
-    let listener = found.ok_or("there is no Listener")?;
+    connection_on(found.ok_or("there is no Listener")?, question)
+}
+
+fn connection_on(listener: &ListenerPlan, question: &Question) -> Result<ConnMeta, String> {
     Ok(ConnMeta {
         listener: Arc::clone(&listener.name),
         listener_port: listener.bind.port(),
@@ -166,8 +175,8 @@ fn peer(text: &str) -> Result<Arc<PeerId>, String> {
     }))
 }
 
-/// The TLS side; the reason if the handshake would be refused.
-fn accept(table: &Table, conn: &mut ConnMeta, question: &Question, authority: &str) -> Option<Reason> {
+/// The TLS side; the answer if the handshake would be refused, or not lead to HTTP.
+fn accept(table: &Table, conn: &mut ConnMeta, question: &Question, authority: &str) -> Option<Value> {
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let name = question.sni.clone().unwrap_or_else(|| host.to_owned()).to_ascii_lowercase();
     let sni = name.parse::<IpAddr>().is_err().then_some(&*name);
@@ -176,14 +185,14 @@ fn accept(table: &Table, conn: &mut ConnMeta, question: &Question, authority: &s
             if let Some(peer) = &conn.peer_id
                 && let Err(denied) = profile.rule().check(Some(peer))
             {
-                return Some(Reason::new(denied.code));
+                return Some(refusal(&Reason::new(denied.code), question.dice));
             }
             conn.sni = sni.map(Into::into);
             conn.tls = Some(TlsMeta { version: "TLSv1.3", cipher: "", profile });
             None
         }
-        Accept::Refuse(reason) => Some(reason),
-        Accept::Passthrough(_) | Accept::Plain => None,
+        Accept::Plain => None,
+        otherwise => Some(tcp::over_tls(table, conn, question, (sni, otherwise))),
     }
 }
 
@@ -282,7 +291,17 @@ fn text(found: &Value) -> String {
         Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     };
-    for name in ["host", "mapping", "action", "reason", "cluster", "upstream", "upstream_path", "dice"] {
+    for name in [
+        "host",
+        "mapping",
+        "action",
+        "reason",
+        "downstream_tls",
+        "cluster",
+        "upstream",
+        "upstream_path",
+        "dice",
+    ] {
         let value = found.get(name).map(plain).unwrap_or_default();
         if !value.is_empty() {
             lines.push(format!("{name:14} {value}\n"));

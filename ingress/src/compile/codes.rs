@@ -20,6 +20,7 @@ pub const CODES: &[&str] = &[
     "no_spiffe_socket",
     "secret_no_certificate",
     "service_port_missing",
+    "tcp_conflict",
     "tls_context_elsewhere",
     "tls_context_missing",
     "tls_over_http",
@@ -57,6 +58,7 @@ mod tests {
             include_str!("mod.rs"),
             include_str!("module.rs"),
             include_str!("origination.rs"),
+            include_str!("tcp.rs"),
             include_str!("../kind/reader.rs"),
         ];
         let text = sources.concat();

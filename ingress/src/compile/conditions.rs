@@ -21,16 +21,18 @@ pub fn conditions(plan: &Plan, report: &Report) -> Vec<(ObjectRef, Vec<Condition
             findings.entry(object).or_default().push(finding);
         }
     }
-    let outcomes: BTreeMap<&ObjectRef, &Outcome> =
-        plan.mappings.iter().map(|mapping| (&mapping.object, &mapping.outcome)).collect();
+    let mappings = plan.mappings.iter().map(|mapping| (&mapping.object, &mapping.outcome));
+    let tcp = plan.tcp_mappings.iter().map(|mapping| (&mapping.object, &mapping.outcome));
+    let outcomes: BTreeMap<&ObjectRef, &Outcome> = mappings.chain(tcp).collect();
     for object in outcomes.keys() {
         findings.entry(object).or_default();
     }
     let all = findings.into_iter();
-    all.map(|(object, findings)| (object.clone(), of(&findings, outcomes.get(object).copied()))).collect()
+    all.map(|(object, findings)| (object.clone(), of(object, &findings, outcomes.get(object).copied())))
+        .collect()
 }
 
-fn of(findings: &[&Finding], outcome: Option<&Outcome>) -> Vec<Condition> {
+fn of(object: &ObjectRef, findings: &[&Finding], outcome: Option<&Outcome>) -> Vec<Condition> {
     let error = findings.iter().find(|finding| finding.severity == Severity::Error);
     let reference =
         findings.iter().find(|finding| finding.severity == Severity::Error && is_reference(finding.code));
@@ -41,7 +43,10 @@ fn of(findings: &[&Finding], outcome: Option<&Outcome>) -> Vec<Condition> {
             kind: "Programmed",
             holds: false,
             reason: why.reason.code().into(),
-            message: format!("answers 503: {}", why.message),
+            message: match &*object.kind.kind {
+                "TCPMapping" => format!("closes its connections: {}", why.message),
+                _ => format!("answers 503: {}", why.message),
+            },
         }),
         Some(_) => conditions.push(absent("Programmed", None)),
         None => {}

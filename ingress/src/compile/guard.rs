@@ -17,7 +17,7 @@ pub(super) const GROUP: &str = "getambassador.io";
 const VERSIONS: [&str; 4] = ["v0", "v1", "v2", "v3alpha1"];
 
 /// Kinds that are compiled.
-const COMPILED: [&str; 5] = ["Mapping", "TLSContext", "Host", "Listener", "Module"];
+const COMPILED: [&str; 6] = ["Mapping", "TCPMapping", "TLSContext", "Host", "Listener", "Module"];
 
 /// Why requests are refused.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +85,6 @@ impl Guards {
 fn unsupported(document: &Document) -> Vec<Finding> {
     let kind = &*document.object.kind.kind;
     let (severity, consequence) = match kind {
-        "TCPMapping" => (Severity::Error, "its port is not served"),
         "ConsulResolver" => (Severity::Error, "names are looked up in DNS instead"),
         "RateLimitService" => (Severity::Warning, "no request is limited"),
         "KubernetesServiceResolver" | "KubernetesEndpointResolver" => {

@@ -258,7 +258,7 @@ fn server_plan(
         verify: None,
         rule: RulePlan::Anyone,
         crl: None,
-        alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        alpn: Vec::new(),
         versions: Versions::ALL,
         cipher_suites: Vec::new(),
         groups: Vec::new(),
@@ -273,9 +273,7 @@ fn server_plan(
     plan.versions = settings.versions;
     plan.cipher_suites.clone_from(&settings.cipher_suites);
     plan.groups.clone_from(&settings.groups);
-    if !settings.alpn.is_empty() {
-        plan.alpn.clone_from(&settings.alpn);
-    }
+    plan.alpn.clone_from(&settings.alpn);
     if let Some(block) = &settings.spiffe {
         let mut verify = VerifyPlan::Nothing;
         compiler.spiffe(&mut verify, &mut plan.rule, ca, block)?;

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use proxy::route::HttpPolicy;
+use proxy::{net::Layer, route::HttpPolicy};
 use resource::Document;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     kind::Reader,
-    plan::{HostGlob, ListenerPlan, SecurityModel},
+    plan::{Cleartext, HostGlob, ListenerPlan, SecurityModel},
     report::Severity,
 };
 
@@ -80,7 +80,7 @@ fn one(
     spec.unsupported(&["http2MaxConcurrentStreams"]);
     let name: Arc<str> = format!("{}/{}", document.object.namespace, document.object.name).into();
     let port = port(&mut spec);
-    let (tls, proxy_protocol) = protocol(&mut spec);
+    let Stack { tls, proxy_protocol, layer } = protocol(&mut spec);
     let security = security(&mut spec);
     let depth = depth(&mut spec);
     let bound = binding(&mut spec, document, hosts);
@@ -105,6 +105,9 @@ fn one(
         bind: SocketAddr::new(compiler.settings.bind, port),
         tls,
         proxy_protocol,
+        layer,
+        cleartext: if tls && layer == Layer::Tcp { Cleartext::Refused } else { Cleartext::Served },
+        tcp: Vec::new(),
         security,
         http,
         hosts: bound,
@@ -148,9 +151,23 @@ fn depth(spec: &mut Reader<'_>) -> u32 {
     })
 }
 
-/// TLS and PROXY protocol of `protocol` or `protocolStack`. One that cannot be read makes the Listener unusable: nothing is
-/// served in a weaker form than was meant.
-fn protocol(spec: &mut Reader<'_>) -> (bool, bool) {
+/// What is spoken on a Listener.
+#[derive(Clone, Copy)]
+struct Stack {
+    tls: bool,
+    proxy_protocol: bool,
+    layer: Layer,
+}
+
+impl Stack {
+    const fn new(tls: bool, proxy_protocol: bool, layer: Layer) -> Self {
+        Self { tls, proxy_protocol, layer }
+    }
+}
+
+/// `protocol` or `protocolStack`. One that cannot be read makes the Listener unusable: nothing is served in a weaker form than
+/// was meant.
+fn protocol(spec: &mut Reader<'_>) -> Stack {
     let single = spec.text("protocol");
     if spec.node("protocolStack").is_some() {
         if single.is_some() {
@@ -160,32 +177,34 @@ fn protocol(spec: &mut Reader<'_>) -> (bool, bool) {
         return stack(spec);
     }
     let (code, message) = match single {
-        Some("HTTP") => return (false, false),
-        Some("HTTPS") => return (true, false),
-        Some("HTTPPROXY") => return (false, true),
-        Some("HTTPSPROXY") => return (true, true),
-        Some(other @ ("TCP" | "TLS" | "UDP")) => {
-            ("unsupported_field", format!("{other} is not supported yet"))
-        }
+        Some("HTTP") => return Stack::new(false, false, Layer::Http),
+        Some("HTTPS") => return Stack::new(true, false, Layer::Http),
+        Some("HTTPPROXY") => return Stack::new(false, true, Layer::Http),
+        Some("HTTPSPROXY") => return Stack::new(true, true, Layer::Http),
+        Some("TCP") => return Stack::new(false, false, Layer::Tcp),
+        Some("TLS") => return Stack::new(true, false, Layer::Tcp),
+        Some("UDP") => ("unsupported_field", "UDP is not supported yet".to_owned()),
         Some(other) => ("unknown_value", format!("`{other}` cannot be meant")),
         None => ("unknown_value", "is missing, and so is `protocolStack`".to_owned()),
     };
-    spec.broken("protocol", code, message, "write HTTP, HTTPS, HTTPPROXY or HTTPSPROXY");
-    (false, false)
+    spec.broken("protocol", code, message, "write HTTP, HTTPS, HTTPPROXY, HTTPSPROXY, TCP or TLS");
+    Stack::new(false, false, Layer::Http)
 }
 
-/// `protocolStack`, outermost first: PROXY and TLS where wanted, then HTTP, and TCP below it where somebody writes it.
-fn stack(spec: &mut Reader<'_>) -> (bool, bool) {
+/// `protocolStack`, outermost first: PROXY and TLS where wanted, then HTTP, and TCP below it where somebody writes it; or TCP
+/// alone.
+fn stack(spec: &mut Reader<'_>) -> Stack {
     let stack = spec.texts("protocolStack").unwrap_or_default();
-    let above = match stack.as_slice() {
-        [above @ .., "HTTP", "TCP"] | [above @ .., "HTTP"] => Some(above),
+    let split = match stack.as_slice() {
+        [above @ .., "HTTP", "TCP"] | [above @ .., "HTTP"] => Some((above, Layer::Http)),
+        [above @ .., "TCP"] => Some((above, Layer::Tcp)),
         _ => None,
     };
-    match above {
-        Some([]) => return (false, false),
-        Some(["TLS"]) => return (true, false),
-        Some(["PROXY"]) => return (false, true),
-        Some(["PROXY", "TLS"] | ["TLS", "PROXY"]) => return (true, true),
+    match split {
+        Some(([], layer)) => return Stack::new(false, false, layer),
+        Some((["TLS"], layer)) => return Stack::new(true, false, layer),
+        Some((["PROXY"], layer)) => return Stack::new(false, true, layer),
+        Some((["PROXY", "TLS"] | ["TLS", "PROXY"], layer)) => return Stack::new(true, true, layer),
         _ => {}
     }
     let known = ["HTTP", "PROXY", "TCP", "TLS", "UDP"];
@@ -195,18 +214,14 @@ fn stack(spec: &mut Reader<'_>) -> (bool, bool) {
         None if stack.contains(&"UDP") => {
             ("unsupported_field", "HTTP/3 (UDP) is not supported yet".to_owned())
         }
-        None if !stack.contains(&"HTTP") => {
-            ("unsupported_field", "has no HTTP; other protocols are not supported yet".to_owned())
+        None if !stack.contains(&"HTTP") && !stack.contains(&"TCP") => {
+            ("unknown_value", "ends neither in HTTP nor in TCP".to_owned())
         }
         None => ("unknown_value", format!("[{}] is no order that can be meant", stack.join(", "))),
     };
-    spec.broken(
-        "protocolStack",
-        code,
-        message,
-        "write [HTTP], [TLS, HTTP], [PROXY, HTTP] or [PROXY, TLS, HTTP]",
-    );
-    (false, false)
+    let remedy = "write [HTTP] or [TCP], with TLS, PROXY or both before it: [PROXY, TLS, HTTP]";
+    spec.broken("protocolStack", code, message, remedy);
+    Stack::new(false, false, Layer::Http)
 }
 
 /// Hosts bound by `hostBinding`.
@@ -279,6 +294,9 @@ fn defaults(compiler: &Compiler<'_>, hosts: &[CompiledHost]) -> Vec<ListenerPlan
         bind: SocketAddr::new(settings.bind, port),
         tls,
         proxy_protocol: false,
+        layer: Layer::Http,
+        cleartext: Cleartext::Served,
+        tcp: Vec::new(),
         security: SecurityModel::Xfp,
         http: HttpPolicy::clone(&compiler.module.http),
         hosts: (0..hosts.len()).collect(),

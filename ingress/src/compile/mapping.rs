@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use http::HeaderValue;
 use proxy::{
     Reason,
-    upstream::{ClusterPolicy, RetryOn, RetryPolicy},
+    upstream::{ClusterPolicy, Protocol, RetryOn, RetryPolicy},
 };
 use resource::Document;
 
@@ -134,11 +134,11 @@ fn one(compiler: &mut Compiler<'_>, document: &Document) -> Option<Compiled> {
     })
 }
 
-fn unavailable(broken: Broken) -> Unavailable {
+pub(super) fn unavailable(broken: Broken) -> Unavailable {
     Unavailable { reason: Reason::new(broken.code), message: broken.message.into() }
 }
 
-fn weight(spec: &mut Reader<'_>) -> Option<i64> {
+pub(super) fn weight(spec: &mut Reader<'_>) -> Option<i64> {
     let weight = spec.int("weight")?;
     if !(0..=100).contains(&weight) {
         let message = format!("{weight} is not between 0 and 100");
@@ -147,7 +147,7 @@ fn weight(spec: &mut Reader<'_>) -> Option<i64> {
     Some(weight)
 }
 
-fn service(spec: &mut Reader<'_>) -> Option<ServiceText> {
+pub(super) fn service(spec: &mut Reader<'_>) -> Option<ServiceText> {
     let Some(text) = spec.text("service") else {
         spec.broken("service", "bad_service", "is missing".to_owned(), "write [http(s)://]host[:port]");
         return None;
@@ -208,7 +208,8 @@ fn outcome(
     let host = service.qualified(namespace, &compiler.settings.namespace);
     let Ok(tls) = tls(compiler, spec, service, namespace, &host) else { return nothing() };
     let port = service.port.unwrap_or(if tls.is_some() { 443 } else { 80 });
-    let cluster = cluster(compiler, spec, (&host, port, namespace), tls, (grpc, tag));
+    let protocol = if grpc { Protocol::Http2 } else { Protocol::Auto };
+    let cluster = cluster(compiler, spec, (&host, port, namespace), tls, (protocol, tag));
     let index = compiler.cluster(ClusterPlan { policy, ..cluster });
     Outcome::Forward {
         cluster: index,
@@ -219,7 +220,7 @@ fn outcome(
 }
 
 /// Stands in until the finding that explains it takes its place.
-fn nothing() -> Outcome {
+pub(super) fn nothing() -> Outcome {
     Outcome::Unavailable(Unavailable { reason: Reason::new("bad_service"), message: "no service".into() })
 }
 

@@ -15,6 +15,7 @@ mod matching;
 mod module;
 mod origination;
 mod service;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod weight;
@@ -136,13 +137,15 @@ pub fn compile(input: &Input<'_>) -> (Plan, Report) {
     let mappings = mapping::compile(&mut compiler, &ours);
     let hosts = host::compile(&mut compiler, &ours, &mappings);
     attach::unattached(&mut compiler, &ours, &mappings, &hosts);
-    let listeners = listener::compile(&mut compiler, &ours, &hosts);
+    let mut listeners = listener::compile(&mut compiler, &ours, &hosts);
+    let tcp_mappings = tcp::compile(&mut compiler, &ours, (&mut listeners, &hosts));
     let mut findings = compiler.findings;
     findings.extend(input.errors.iter().map(source_finding));
     let plan = Plan {
         listeners,
         hosts: hosts.into_iter().map(|host| host.plan).collect(),
         mappings: mappings.into_iter().map(|mapping| mapping.plan).collect(),
+        tcp_mappings,
         clusters: compiler.clusters,
     };
     (plan, Report::new(findings))

@@ -60,7 +60,7 @@ pub(super) fn tls(
         spec.broken("tls", "tls_context_missing", why, remedy);
     })?;
     if let Some(notice) = notice {
-        let remedy = "put it into the Mapping's namespace for Kubernetes";
+        let remedy = "put it into the namespace of what names it for Kubernetes";
         spec.find("tls", (Severity::Notice, "tls_context_elsewhere"), notice, remedy);
     }
     checked(compiler, spec, Some(&context), host).map(Some)
@@ -86,7 +86,7 @@ fn checked(
             "tls",
             broken.code,
             broken.message,
-            "mend the TLSContext; until then this Mapping answers 503",
+            "mend the TLSContext; until then nothing is sent to this upstream",
         );
     })?;
     if origination.unverified {
@@ -109,10 +109,10 @@ pub(super) fn cluster(
     spec: &mut Reader<'_>,
     (host, port, namespace): (&str, u16, &str),
     tls: Option<ClientPlan>,
-    (grpc, tag): (bool, &str),
+    (protocol, tag): (Protocol, &str),
 ) -> ClusterPlan {
     let tls = tls.map(|mut tls| {
-        if grpc && !tls.alpn.contains(&b"h2".to_vec()) {
+        if protocol == Protocol::Http2 && !tls.alpn.contains(&b"h2".to_vec()) {
             tls.alpn = vec![b"h2".to_vec()];
         }
         tls
@@ -127,10 +127,10 @@ pub(super) fn cluster(
         );
     }
     ClusterPlan {
-        name: cluster_name(host, port, tls.as_ref(), (grpc, tag)).into(),
+        name: cluster_name(host, port, tls.as_ref(), (protocol, tag)).into(),
         key: TransportKey {
             service: ServiceRef { host: host.into(), port },
-            protocol: if grpc { Protocol::Http2 } else { Protocol::Auto },
+            protocol,
             tls: tls.as_ref().map(tls_key),
             tag: Tag(tag.into()),
         },
@@ -140,9 +140,19 @@ pub(super) fn cluster(
     }
 }
 
-fn cluster_name(host: &str, port: u16, tls: Option<&ClientPlan>, (grpc, tag): (bool, &str)) -> String {
+fn cluster_name(
+    host: &str,
+    port: u16,
+    tls: Option<&ClientPlan>,
+    (protocol, tag): (Protocol, &str),
+) -> String {
     let tls = tls.map(|tls| tls.context.as_deref().map_or("tls".to_owned(), |name| format!("tls={name}")));
-    let marks = [tls, grpc.then(|| "grpc".to_owned()), (!tag.is_empty()).then(|| tag.to_owned())];
+    let spoken = match protocol {
+        Protocol::Http2 => Some("grpc".to_owned()),
+        Protocol::Tcp => Some("tcp".to_owned()),
+        Protocol::Auto | Protocol::Http1 => None,
+    };
+    let marks = [tls, spoken, (!tag.is_empty()).then(|| tag.to_owned())];
     let marks: Vec<String> = marks.into_iter().flatten().collect();
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     if marks.is_empty() { format!("{host}:{port}") } else { format!("{host}:{port} ({})", marks.join(", ")) }

@@ -30,6 +30,23 @@ pub(super) fn shares(weights: &[Option<i64>]) -> Vec<Range<u8>> {
     ranges
 }
 
+/// As [`shares`], for connections, which have no other route to fall through to: weights that make less than 100 are parts of
+/// what they make.
+pub(super) fn tcp_shares(weights: &[Option<i64>]) -> Vec<Range<u8>> {
+    let sum: i64 = weights.iter().flatten().sum();
+    let all_given = weights.iter().all(Option::is_some);
+    if weights.len() < 2 || !all_given || !(1..100).contains(&sum) {
+        return shares(weights);
+    }
+    let mut before = 0;
+    let scaled = weights.iter().flatten().map(|weight| {
+        let start = before;
+        before += weight;
+        byte(start * 100 / sum)..byte(before * 100 / sum)
+    });
+    scaled.collect()
+}
+
 fn byte(value: i64) -> u8 {
     u8::try_from(value.clamp(0, 100)).unwrap_or(100)
 }
@@ -51,6 +68,21 @@ mod tests {
         assert_eq!(sizes(&[Some(30), Some(20)]), [30, 20]);
         assert_eq!(sizes(&[Some(60), Some(70)]), [60, 40]);
         assert_eq!(sizes(&[Some(101), Some(1)]), [0, 0]);
+    }
+
+    #[test]
+    fn connections_fall_through_to_nothing() {
+        let sizes = |weights: &[Option<i64>]| {
+            tcp_shares(weights).iter().map(|range| range.end - range.start).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[Some(70), Some(30)]), [70, 30]);
+        assert_eq!(sizes(&[Some(30), Some(20)]), [60, 40]);
+        assert_eq!(sizes(&[Some(1), Some(1), Some(1)]), [33, 33, 34]);
+        assert_eq!(sizes(&[Some(0), Some(5)]), [0, 100]);
+        assert_eq!(sizes(&[Some(20), None]), [20, 80]);
+        assert_eq!(sizes(&[Some(60), Some(70)]), [60, 40]);
+        assert_eq!(sizes(&[Some(0), Some(0)]), [0, 0]);
+        assert_eq!(sizes(&[Some(3)]), [100]);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use proxy::{
     message::{Head, Scheme},
 };
 
-use super::{HostEntry, text_index::reversed, trie::Trie};
-use crate::plan::{HostGlob, ListenerPlan, SecurityModel};
+use super::{HostEntry, tcp::TcpRoutes, text_index::reversed, trie::Trie};
+use crate::plan::{HostGlob, ListenerPlan, SecurityModel, TcpMappingPlan};
 
 /// A listener of the plan with its Hosts.
 #[derive(Debug)]
@@ -21,11 +21,12 @@ pub(super) struct Listener {
     tls: Names,
     /// Of those, the one that a client without a server name gets.
     nameless: Option<usize>,
+    pub(super) tcp: TcpRoutes,
 }
 
-/// Hosts by hostname.
+/// Indices by hostname.
 #[derive(Debug, Default)]
-struct Names {
+pub(super) struct Names {
     exact: HashMap<Arc<str>, usize, RandomState>,
     /// Length of the text and index; the texts are reversed.
     suffixes: Trie<(usize, usize)>,
@@ -34,15 +35,17 @@ struct Names {
 }
 
 impl Listener {
-    pub(super) fn new(plan: ListenerPlan, hosts: &[HostEntry]) -> Self {
+    pub(super) fn new(plan: ListenerPlan, hosts: &[HostEntry], tcp: &[TcpMappingPlan]) -> Self {
         let of_plan = || plan.hosts.iter().filter_map(|index| Some((*index, hosts.get(*index)?)));
         let terminating =
             || of_plan().filter(|(_, host)| host.profile.is_some() || host.unavailable.is_some());
-        let (clear, tls) = (Names::new(of_plan()), Names::new(terminating()));
+        let clear = Names::new(of_plan().map(|(index, host)| (index, &host.hostname)));
+        let tls = Names::new(terminating().map(|(index, host)| (index, &host.hostname)));
         let mut all = terminating();
         let only = all.next().map(|(index, _)| index).filter(|_| all.next().is_none());
         let nameless = tls.any.or(only);
-        Self { plan, clear, tls, nameless }
+        let tcp = TcpRoutes::new(&plan.tcp, tcp);
+        Self { plan, clear, tls, nameless, tcp }
     }
 
     /// The Host that a request belongs to.
@@ -84,13 +87,13 @@ impl Listener {
 }
 
 impl Names {
-    /// Of two Hosts with one hostname the first decides; compile has said so.
-    fn new<'a>(hosts: impl Iterator<Item = (usize, &'a HostEntry)>) -> Self {
+    /// Of two with one hostname the first decides; compile has said so.
+    pub(super) fn new<'a>(hosts: impl Iterator<Item = (usize, &'a HostGlob)>) -> Self {
         let mut names = Self::default();
         let mut seen: std::collections::HashSet<&'a HostGlob, RandomState> =
             std::collections::HashSet::default();
-        for (index, host) in hosts.filter(|(_, host)| seen.insert(&host.hostname)) {
-            match &host.hostname {
+        for (index, hostname) in hosts.filter(|(_, hostname)| seen.insert(hostname)) {
+            match hostname {
                 HostGlob::Any => names.any = Some(index),
                 HostGlob::Exact(name) => {
                     names.exact.insert(Arc::clone(name), index);
@@ -106,8 +109,13 @@ impl Names {
         names
     }
 
+    /// The one of `*`.
+    pub(super) fn any(&self) -> Option<usize> {
+        self.any
+    }
+
     /// Exact, then longest `*suffix`, then longest `prefix*`, then `*`.
-    fn find(&self, name: &str) -> Option<usize> {
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
         if let Some(index) = self.exact.get(name) {
             return Some(*index);
         }

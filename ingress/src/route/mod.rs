@@ -7,6 +7,7 @@ mod order;
 mod ranked;
 mod redirect;
 mod table;
+mod tcp;
 mod text_index;
 mod trie;
 

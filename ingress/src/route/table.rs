@@ -8,6 +8,7 @@ use identity::ServerProfile;
 use proxy::{
     ConnMeta, Reason,
     message::{Answer, Edits, Head},
+    net::Layer,
     route::{
         Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router, Shadows,
     },
@@ -16,7 +17,10 @@ use proxy::{
 use smallvec::SmallVec;
 
 use super::{listener::Listener, matching, ranked::Ranked, redirect};
-use crate::plan::{HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, Plan, Unavailable};
+use crate::plan::{
+    Cleartext, HostGlob, InsecureAction, ListenerPlan, MappingPlan, Outcome, Plan, TcpMappingPlan,
+    Unavailable,
+};
 
 /// Paths of ACME's HTTP challenge (RFC 8555 8.3), which is answered in cleartext.
 const CHALLENGE: &str = "/.well-known/acme-challenge/";
@@ -28,6 +32,8 @@ pub struct TableParts {
     pub clusters: Vec<Arc<Cluster>>,
     /// One for each Host of the plan; `None`: cleartext only, or unavailable.
     pub profiles: Vec<Option<Arc<ServerProfile>>>,
+    /// The same for what is relayed as bytes; empty where nothing is.
+    pub tcp_profiles: Vec<Option<Arc<ServerProfile>>>,
 }
 
 /// The published table.
@@ -36,8 +42,9 @@ pub struct Table {
     listeners: HashMap<Arc<str>, Listener, RandomState>,
     hosts: Vec<HostEntry>,
     mappings: Vec<MappingPlan>,
+    tcp_mappings: Vec<TcpMappingPlan>,
     routes: Vec<Route>,
-    /// Index into `routes` for each Mapping that forwards.
+    /// Index into `routes` for each Mapping, and then for each TCPMapping, that forwards.
     route_of: Vec<Option<RouteIx>>,
     edits: Vec<Edits>,
     no_policy: HttpPolicy,
@@ -52,6 +59,8 @@ pub struct HostEntry {
     pub hostname: HostGlob,
     /// Its termination.
     pub profile: Option<Arc<ServerProfile>>,
+    /// Its termination where bytes are inside.
+    pub tcp_profile: Option<Arc<ServerProfile>>,
     /// What happens to insecure requests.
     pub insecure: InsecureAction,
     /// It cannot serve, and why.
@@ -74,46 +83,43 @@ impl Table {
     pub fn build(plan: Plan, parts: TableParts) -> Self {
         let mut routes = Vec::new();
         let mut edits = vec![Edits::default()];
-        let mut route_of = Vec::with_capacity(plan.mappings.len());
+        let mut route_of = Vec::with_capacity(plan.mappings.len() + plan.tcp_mappings.len());
         let mut mappings = plan.mappings;
         for mapping in &mut mappings {
             edits.push(std::mem::take(&mut mapping.edits));
-            let Outcome::Forward { cluster, timeout, idle_timeout, retry } = &mapping.outcome else {
-                route_of.push(None);
-                continue;
-            };
-            let Some(cluster) = parts.clusters.get(*cluster).cloned() else {
-                route_of.push(None);
-                continue;
-            };
-            route_of.push(Some(RouteIx(u32::try_from(routes.len()).unwrap_or(u32::MAX))));
-            routes.push(Route {
-                cluster,
-                timeout: *timeout,
-                idle_timeout: *idle_timeout,
-                retry: retry.clone(),
-            });
+        }
+        let tcp_mappings = plan.tcp_mappings;
+        let outcomes = mappings.iter().map(|mapping| &mapping.outcome);
+        for outcome in outcomes.chain(tcp_mappings.iter().map(|mapping| &mapping.outcome)) {
+            let route = route(outcome, &parts.clusters);
+            let index = RouteIx(u32::try_from(routes.len()).unwrap_or(u32::MAX));
+            route_of.push(route.is_some().then_some(index));
+            routes.extend(route);
         }
         let mut profiles = parts.profiles.into_iter();
+        let mut tcp_profiles = parts.tcp_profiles.into_iter();
         let hosts: Vec<HostEntry> = plan
             .hosts
             .into_iter()
             .map(|host| {
                 let profile = profiles.next().flatten();
+                let tcp_profile = tcp_profiles.next().flatten();
                 HostEntry {
                     name: host.name,
                     hostname: host.hostname,
                     profile,
+                    tcp_profile,
                     insecure: host.insecure,
                     unavailable: host.unavailable,
                     routes: Ranked::new(&host.mappings, &mappings),
                 }
             })
             .collect();
-        let listeners =
-            plan.listeners.into_iter().map(|plan| (Arc::clone(&plan.name), Listener::new(plan, &hosts)));
-        let listeners = listeners.collect();
-        Self { listeners, hosts, mappings, routes, route_of, edits, no_policy: HttpPolicy::default() }
+        let listener =
+            |plan: ListenerPlan| (Arc::clone(&plan.name), Listener::new(plan, &hosts, &tcp_mappings));
+        let listeners = plan.listeners.into_iter().map(listener).collect();
+        let no_policy = HttpPolicy::default();
+        Self { listeners, hosts, mappings, tcp_mappings, routes, route_of, edits, no_policy }
     }
 
     /// Listeners of the plan.
@@ -129,6 +135,24 @@ impl Table {
     /// Mappings of a Host in the order in which they are tried.
     pub fn mappings_of<'a>(&'a self, host: &'a HostEntry) -> impl Iterator<Item = &'a MappingPlan> {
         host.routes.order().iter().filter_map(|index| self.mappings.get(*index as usize))
+    }
+
+    /// TCPMappings, in the plan's order.
+    pub fn tcp_mappings(&self) -> &[TcpMappingPlan] {
+        &self.tcp_mappings
+    }
+
+    /// The Host that terminates a connection for TCPMappings; `None`: it is passed on as it is.
+    pub fn tcp_host(&self, listener: &str, sni: Option<&str>) -> Option<&HostEntry> {
+        let listener = self.listeners.get(listener)?;
+        listener.tcp.named(sni)?;
+        listener.terminates(sni).and_then(|index| self.hosts.get(index))
+    }
+
+    /// The TCPMappings that share a connection by weight.
+    pub fn tcp_group<'a>(&'a self, conn: &ConnMeta) -> impl Iterator<Item = &'a TcpMappingPlan> {
+        let group = self.listeners.get(&conn.listener).and_then(|listener| group(listener, conn));
+        group.unwrap_or_default().iter().filter_map(|index| self.tcp_mappings.get(*index))
     }
 
     /// The Host that a request belongs to.
@@ -244,18 +268,51 @@ impl Router for Table {
         let Some(listener) = self.listeners.get(&conn.listener) else {
             return Accept::Refuse(Reason::NO_SNI_PROFILE);
         };
-        let Some(hello) = hello else { return Accept::Plain };
-        match listener.terminates(hello.sni).and_then(|index| self.hosts.get(index)) {
+        let Some(hello) = hello else {
+            let refused = listener.plan.cleartext == Cleartext::Refused;
+            return if refused { Accept::Refuse(Reason::TLS_REQUIRED) } else { Accept::Plain };
+        };
+        let host = listener.terminates(hello.sni).and_then(|index| self.hosts.get(index));
+        // Of a client that names nobody it is only known what it means where a Host ends its TLS.
+        let named = listener.tcp.named(hello.sni).filter(|_| hello.sni.is_some() || host.is_some());
+        match (named, host) {
+            (Some(_), None) => return Accept::Passthrough,
+            // Without a `host` nobody asks for TLS to end here.
+            (None, _) if listener.tcp.rest().is_some() => return Accept::Passthrough,
+            (None, _) if listener.plan.layer == Layer::Tcp => return Accept::Refuse(Reason::NO_SNI_PROFILE),
+            _ => {}
+        }
+        match host {
             Some(HostEntry { unavailable: Some(unavailable), .. }) => {
                 Accept::Refuse(unavailable.reason.clone())
             }
-            Some(HostEntry { profile: Some(profile), .. }) => Accept::Terminate(Arc::clone(profile)),
+            Some(HostEntry { tcp_profile: Some(profile), .. }) if named.is_some() => {
+                Accept::TerminateTcp(Arc::clone(profile))
+            }
+            Some(HostEntry { profile: Some(profile), .. }) if named.is_none() => {
+                Accept::Terminate(Arc::clone(profile))
+            }
             _ => Accept::Refuse(Reason::NO_SNI_PROFILE),
         }
     }
 
-    fn connection(&self, _conn: &ConnMeta, _dice: Dice) -> Decision {
-        decision(Action::Close(Reason::NO_ROUTE), EditsIx::default(), RouteId::None)
+    fn connection(&self, conn: &ConnMeta, dice: Dice) -> Decision {
+        let close = |reason, why| decision(Action::Close(reason), EditsIx::default(), why);
+        let group = self.listeners.get(&conn.listener).and_then(|listener| group(listener, conn));
+        let mapping = group.unwrap_or_default().iter().find_map(|index| {
+            let mapping = self.tcp_mappings.get(*index)?;
+            mapping.share.contains(&dice.value()).then_some((*index, mapping))
+        });
+        let Some((index, mapping)) = mapping else { return close(Reason::NO_ROUTE, RouteId::None) };
+        let index = self.mappings.len() + index;
+        let why = RouteId::Rule(u32::try_from(index).unwrap_or(u32::MAX));
+        if let Outcome::Unavailable(unavailable) = &mapping.outcome {
+            return close(unavailable.reason.clone(), why);
+        }
+        match self.route_of.get(index).copied().flatten() {
+            Some(route) => decision(Action::Tunnel(route), EditsIx::default(), why),
+            None => close(Reason::INTERNAL, why),
+        }
     }
 
     fn request(&self, head: &Head<'_>, dice: Dice) -> Decision {
@@ -283,7 +340,11 @@ impl Router for Table {
 
     fn name(&self, id: RouteId) -> &str {
         match id {
-            RouteId::Rule(index) => self.mappings.get(index as usize).map_or("", |mapping| &mapping.name),
+            RouteId::Rule(index) => {
+                let tcp = || self.tcp_mappings.get((index as usize).checked_sub(self.mappings.len())?);
+                let mapping = self.mappings.get(index as usize).map(|mapping| &*mapping.name);
+                mapping.or_else(|| tcp().map(|mapping| &*mapping.name)).unwrap_or_default()
+            }
             RouteId::None => "",
         }
     }
@@ -291,6 +352,20 @@ impl Router for Table {
     fn http(&self, conn: &ConnMeta) -> &HttpPolicy {
         self.listeners.get(&conn.listener).map_or(&self.no_policy, |listener| &listener.plan.http)
     }
+}
+
+/// The TCPMappings that share a connection: those for its server name, else those without `host`.
+fn group<'a>(listener: &'a Listener, conn: &ConnMeta) -> Option<&'a [usize]> {
+    // Of a name that was not asked for, only a session that was terminated here knows.
+    let sni = conn.sni.as_deref();
+    let named = listener.tcp.named(sni).filter(|_| sni.is_some() || conn.tls.is_some());
+    named.or_else(|| listener.tcp.rest())
+}
+
+fn route(outcome: &Outcome, clusters: &[Arc<Cluster>]) -> Option<Route> {
+    let Outcome::Forward { cluster, timeout, idle_timeout, retry } = outcome else { return None };
+    let cluster = clusters.get(*cluster).cloned()?;
+    Some(Route { cluster, timeout: *timeout, idle_timeout: *idle_timeout, retry: retry.clone() })
 }
 
 fn decision(action: Action, edits: EditsIx, why: RouteId) -> Decision {

@@ -17,3 +17,4 @@ mod opened;
 mod recreated;
 mod removed;
 mod rotation;
+mod tcp;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -22,6 +23,8 @@ const BACKOFF: Duration = Duration::from_millis(50);
 /// An open listener with its accepting task.
 pub(super) struct Listening {
     spec: ListenerSpec,
+    /// What connections are served by, with the address that the system gave.
+    serving: Arc<ArcSwap<ListenerSpec>>,
     addr: SocketAddr,
     closing: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -50,18 +53,32 @@ impl Listening {
         let listener = bind(spec.bind).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let closing = CancellationToken::new();
+        let serving = Arc::new(ArcSwap::from_pointee(ListenerSpec { bind: addr, ..spec.clone() }));
         let acceptor = Acceptor {
             listener,
-            spec: Arc::new(ListenerSpec { bind: addr, ..spec.clone() }),
+            spec: Arc::clone(&serving),
             shared: Arc::clone(shared),
             workers: Arc::clone(workers),
         };
         let task = tokio::spawn(acceptor.run(closing.clone()));
-        Ok(Self { spec, addr, closing, task: Mutex::new(Some(task)) })
+        Ok(Self { spec, serving, addr, closing, task: Mutex::new(Some(task)) })
     }
 
     pub(super) fn spec(&self) -> &ListenerSpec {
         &self.spec
+    }
+
+    /// Whether the socket is the one that a spec asks for. Each port 0 is another.
+    pub(super) fn is_for(&self, spec: &ListenerSpec) -> bool {
+        self.spec.bind == spec.bind && (spec.bind.port() != 0 || self.spec.name == spec.name)
+    }
+
+    /// Serves the next connections by another spec, without closing the socket.
+    pub(super) fn serve_by(&mut self, spec: ListenerSpec) {
+        if self.spec != spec {
+            self.serving.store(Arc::new(ListenerSpec { bind: self.addr, ..spec.clone() }));
+            self.spec = spec;
+        }
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -85,7 +102,7 @@ impl Listening {
 
 struct Acceptor<R> {
     listener: TcpListener,
-    spec: Arc<ListenerSpec>,
+    spec: Arc<ArcSwap<ListenerSpec>>,
     shared: Arc<Shared<R>>,
     workers: Arc<[WorkerHandle]>,
 }
@@ -97,7 +114,7 @@ impl<R: Router> Acceptor<R> {
             match accepted {
                 Ok((stream, peer)) => self.hand_over(stream, peer),
                 Err(error) => {
-                    tracing::warn!(listener = %self.spec.name, %error, "accept failed");
+                    tracing::warn!(listener = %self.spec.load().name, %error, "accept failed");
                     self.count(Counter::AcceptErrors);
                     if !is_connections_own(&error) {
                         tokio::time::sleep(BACKOFF).await;
@@ -114,7 +131,8 @@ impl<R: Router> Acceptor<R> {
     fn hand_over(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         if self.shared.connections.load(Relaxed) >= self.shared.limits.max_connections {
             self.count(Counter::MaxConnections);
-            tracing::warn!(listener = %self.spec.name, "connection refused: --max-connections reached");
+            let spec = self.spec.load();
+            tracing::warn!(listener = %spec.name, "connection refused: --max-connections reached");
             return;
         }
         let _not_fatal = stream.set_nodelay(true);
@@ -122,7 +140,7 @@ impl<R: Router> Acceptor<R> {
         let least = self.workers.iter().min_by_key(|worker| worker.load());
         if let Some(worker) = least {
             self.shared.connections.fetch_add(1, Relaxed);
-            worker.take(stream, peer, Arc::clone(&self.spec));
+            worker.take(stream, peer, self.spec.load_full());
         }
     }
 

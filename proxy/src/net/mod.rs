@@ -183,29 +183,34 @@ impl<R: Router> Server<R> {
         }))
     }
 
-    /// Opens what is new, keeps what is there, closes what is gone. Each listener succeeds or fails by itself. Nothing
-    /// changes once a drain has begun. Must be called on the control runtime, which accepts.
+    /// Opens what is new, keeps what is there, closes what is gone. A socket whose address is still asked for stays open
+    /// whatever else changes. Each listener succeeds or fails by itself. Nothing changes once a drain has begun. Must be called on the control runtime, which accepts.
     pub fn set_listeners(&self, specs: Vec<ListenerSpec>) -> Vec<Result<(Arc<str>, SocketAddr), StartError>> {
         let mut listening = self.listening.lock();
         if self.draining.load(Relaxed) {
             return Vec::new();
         }
         listening.retain(|open| {
-            let keep = specs.contains(open.spec());
+            let keep = specs.iter().any(|spec| open.is_for(spec));
             if !keep {
                 open.close();
             }
             keep
         });
         let mut results = Vec::with_capacity(specs.len());
+        let mut given = Vec::with_capacity(specs.len());
         for spec in specs {
-            if let Some(open) = listening.iter().find(|open| *open.spec() == spec) {
+            let mut free = listening.iter_mut().filter(|open| !given.contains(&open.addr()));
+            if let Some(open) = free.find(|open| open.is_for(&spec)) {
+                given.push(open.addr());
                 results.push(Ok((Arc::clone(&spec.name), open.addr())));
+                open.serve_by(spec);
                 continue;
             }
             let opened = Listening::open(spec, &self.shared, &self.workers);
             results.push(opened.map(|open| {
                 let named = (Arc::clone(&open.spec().name), open.addr());
+                given.push(open.addr());
                 listening.push(open);
                 named
             }));

@@ -225,7 +225,7 @@ impl WorkerObserve {
         self.record(&Record {
             conn,
             method: "",
-            authority: "",
+            authority: conn.sni.as_deref().unwrap_or_default(),
             path: "",
             protocol: refused.protocol,
             status: refused.status,

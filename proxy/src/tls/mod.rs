@@ -6,7 +6,11 @@ use std::{
 };
 
 use identity::{PeerId, ServerProfile, verify};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
 
 use crate::{
@@ -17,6 +21,7 @@ use crate::{
     observe::Counter,
     registry::{Entry, Guard},
     route::{Accept, Hello, Router},
+    serve::refused,
     tcp,
     upstream::version,
 };
@@ -32,10 +37,11 @@ pub(crate) async fn serve<R: Router>(
     layer: Layer,
 ) {
     let shared = &worker.shared;
+    let began = Instant::now();
     if shared.handshakes.fetch_add(1, Relaxed) >= shared.limits.max_handshakes {
         shared.handshakes.fetch_sub(1, Relaxed);
         worker.observe.count(Counter::MaxHandshakes);
-        return;
+        return refused(&worker, &meta, layer, (Reason::TOO_MANY_HANDSHAKES, began));
     }
     let done = timeout(shared.limits.handshake_timeout, handshake(&worker, stream, &mut meta)).await;
     shared.handshakes.fetch_sub(1, Relaxed);
@@ -48,11 +54,11 @@ pub(crate) async fn serve<R: Router>(
             worker.observe.count(Counter::HandshakeFailed);
             let (listener, peer, sni) = (&meta.listener, meta.client(), meta.sni.as_deref());
             tracing::warn!(%listener, %peer, sni, reason = failed.reason.code(), "TLS handshake: {}", failed.message);
-            return;
+            return refused(&worker, &meta, layer, (failed.reason, began));
         }
         Err(_late) => {
             worker.observe.count(Counter::HandshakeTimeout);
-            return;
+            return refused(&worker, &meta, layer, (Reason::HANDSHAKE_TIMEOUT, began));
         }
     };
     worker.observe.count(Counter::Handshakes);
@@ -65,7 +71,7 @@ pub(crate) async fn serve<R: Router>(
     if trust_moved(&meta, generation) {
         worker.observe.count(Counter::HandshakeFailed);
         tracing::warn!(listener = %meta.listener, peer = %meta.client(), "trust was removed during the handshake");
-        return;
+        return refused(&worker, &meta, layer, (Reason::TRUST_REMOVED, began));
     }
     match layer {
         Layer::Http if !tcp => http::serve(worker, stream, meta, entry).await,

@@ -111,7 +111,7 @@ fn protection_that_is_not_built_refuses_instead_of_opening() {
 
 #[test]
 fn what_is_not_read_is_named() {
-    let yaml = document("v3alpha1", "TCPMapping", "t", "port: 1")
+    let yaml = document("v3alpha1", "ConsulResolver", "c", "address: x")
         + &document("v3alpha1", "RateLimitService", "r", "service: x")
         + &document("v9", "Mapping", "future", "prefix: /")
         + &document("v3alpha1", "Module", "tls", "config: {}")

@@ -4,6 +4,7 @@ mod groups;
 mod isolation;
 mod matching;
 mod routing;
+mod tcp;
 mod tls;
 
 use std::{

@@ -191,7 +191,7 @@ fn listeners() {
         + &host("other/i", "hostname: i\nrequestPolicy: {insecure: {action: Route, additionalPort: 1}}");
     let (plan, report) = usual(&yaml);
     let names: Vec<_> = plan.listeners.iter().map(|listener| &*listener.name).collect();
-    assert_eq!(names, ["default/a", "default/c"]);
+    assert_eq!(names, ["default/a", "default/c", "default/d"]);
     let a = &plan.listeners[0];
     assert!(a.tls && a.proxy_protocol && a.http.trust_forwarded_proto);
     assert_eq!((a.security, a.http.trusted_hops, a.hosts.len()), (SecurityModel::Secure, 2, 1));
@@ -199,14 +199,14 @@ fn listeners() {
     assert!(c.tls && !c.proxy_protocol && !c.http.trust_forwarded_proto);
     for row in [
         "error duplicate_listener spec.port",
-        "error unsupported_field spec.protocol",
         "error unknown_value spec.protocol",
         "error unknown_value spec.securityModel",
         "warning no_effect spec.requestPolicy",
     ] {
         assert!(has(&report, row), "{row}: {:?}", rows(&report));
     }
-    assert_eq!(report.findings.iter().filter(|finding| finding.code == "no_effect").count(), 1);
+    // One of the Host with a port of its own, one of the Listener for TCP that nobody uses.
+    assert_eq!(report.findings.iter().filter(|finding| finding.code == "no_effect").count(), 2);
 }
 
 #[test]
@@ -295,7 +295,9 @@ fn protocol_stacks() {
         ("protocolStack: [HTTP, HTTP]", None, "error unknown_value spec.protocolStack"),
         ("protocolStack: [TLS, TLS, HTTP]", None, "error unknown_value spec.protocolStack"),
         ("protocolStack: [tls, http]", None, "error unknown_value spec.protocolStack"),
-        ("protocolStack: [TLS, TCP]", None, "error unsupported_field spec.protocolStack"),
+        ("protocolStack: [TLS]", None, "error unknown_value spec.protocolStack"),
+        ("protocolStack: [TCP, HTTP]", None, "error unknown_value spec.protocolStack"),
+        ("protocol: UDP", None, "error unsupported_field spec.protocol"),
         ("protocolStack: [TLS, HTTP, UDP]", None, "error unsupported_field spec.protocolStack"),
         ("protocol: [HTTPS]", None, "error wrong_type spec.protocol"),
     ];

@@ -7,7 +7,7 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose as Eku, IsCa,
-    KeyPair, KeyUsagePurpose as Usage, SerialNumber,
+    KeyPair, KeyUsagePurpose as Usage, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -50,6 +50,12 @@ impl Authority {
         self.mint(name, SystemTime::now() - DAY, SystemTime::now() + DAY)
     }
 
+    /// A workload's certificate: a SPIFFE ID and no name.
+    pub(crate) fn workload(&self, id: &str) -> Pair {
+        let uri = SanType::URI(id.try_into().expect("URI"));
+        self.mint_for(vec![uri], id, SystemTime::now() - DAY, SystemTime::now() + DAY)
+    }
+
     /// A leaf that expired an hour ago.
     pub(crate) fn expired(&self, name: &str) -> Pair {
         self.mint(name, SystemTime::now() - DAY, SystemTime::now() - Duration::from_hours(1))
@@ -61,9 +67,21 @@ impl Authority {
     }
 
     fn mint(&self, name: &str, not_before: SystemTime, not_after: SystemTime) -> Pair {
+        let names = CertificateParams::new([name.to_owned()]).expect("name").subject_alt_names;
+        self.mint_for(names, name, not_before, not_after)
+    }
+
+    fn mint_for(
+        &self,
+        names: Vec<SanType>,
+        name: &str,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Pair {
         let key = KeyPair::generate().expect("key");
         let serial = SERIALS.fetch_add(1, Relaxed);
-        let mut params = CertificateParams::new([name.to_owned()]).expect("name");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names;
         params.key_usages = vec![Usage::DigitalSignature];
         params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
         params.use_authority_key_identifier_extension = true;

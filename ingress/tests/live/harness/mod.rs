@@ -1,5 +1,6 @@
 //! What every live test stands on: the process, certificates, upstreams, clients.
 
+pub(crate) mod bytes;
 pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod process;
@@ -10,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use bytes::Echo;
 pub(crate) use certs::{Authority, Pair};
 pub(crate) use process::Ingress;
 pub(crate) use upstream::Upstream;

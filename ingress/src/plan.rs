@@ -9,7 +9,7 @@ use proxy::{
     Reason,
     message::Edits,
     net::Layer,
-    route::HttpPolicy,
+    route::{HttpPolicy, Upgrades},
     upstream::{ClusterPolicy, EndpointOrigin, RetryPolicy, TransportKey},
 };
 use regex_automata::meta::Regex;
@@ -345,6 +345,8 @@ pub enum Outcome {
         idle_timeout: Option<Duration>,
         /// `retry_policy`.
         retry: RetryPolicy,
+        /// `allow_upgrade`.
+        upgrades: Upgrades,
     },
     /// Answers a redirect.
     Redirect(RedirectPlan),
@@ -387,6 +389,14 @@ impl MappingPlan {
         match &self.method {
             None | Some(TextMatch::Present | TextMatch::Unreadable) => "GET",
             Some(TextMatch::Exact(text) | TextMatch::Regex { text, .. }) => text,
+        }
+    }
+
+    /// What a client may switch to; `None` where nothing is sent.
+    pub fn upgrades(&self) -> Option<&Upgrades> {
+        match &self.outcome {
+            Outcome::Forward { upgrades, .. } => Some(upgrades),
+            Outcome::Redirect(_) | Outcome::Unavailable(_) => None,
         }
     }
 

@@ -14,6 +14,7 @@ pub mod net;
 pub mod observe;
 pub mod reason;
 pub mod registry;
+mod relay;
 pub mod revoke;
 pub mod route;
 mod serve;

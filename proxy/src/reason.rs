@@ -54,6 +54,10 @@ reasons! {
     BAD_FRAMING = "bad_framing";
     /// A request that is not valid HTTP.
     BAD_REQUEST = "bad_request";
+    /// The Mapping does not allow the protocol that the request wants to switch to.
+    UPGRADE_NOT_ALLOWED = "upgrade_not_allowed";
+    /// The upstream is reached by HTTP/2, which carries no upgrade of HTTP/1.1.
+    UPGRADE_UNSUPPORTED = "upgrade_unsupported";
     /// A path that cannot be normalised.
     BAD_PATH = "bad_path";
     /// A missing, repeated or malformed Host.

@@ -127,6 +127,29 @@ pub struct Route {
     pub idle_timeout: Option<Duration>,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// What a client may switch to.
+    pub upgrades: Upgrades,
+}
+
+/// Protocols that a request may switch its connection to: names of the `Upgrade` field, and `CONNECT`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Upgrades(Arc<[Box<str>]>);
+
+impl Upgrades {
+    /// Of names, whose case does not count.
+    pub fn new(names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        Self(names.into_iter().map(|name| name.as_ref().to_ascii_lowercase().into()).collect())
+    }
+
+    /// Whether a protocol, with its version if it has one, may be switched to.
+    pub fn allow(&self, protocol: &str) -> bool {
+        self.0.iter().any(|allowed| allowed.eq_ignore_ascii_case(protocol))
+    }
+
+    /// The names, in lower case.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|name| &**name)
+    }
 }
 
 /// How HTTP is handled on a listener. From the Module and the Listener, with the process defaults where they say nothing.

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 use identity::{ChainHash, PeerId, SpiffeId};
 use proxy::{
     ConnMeta, Reason, TlsMeta,
-    http::{authority, normalize_path},
+    http::{authority, normalize_path, switches},
     message::{Fields, Head, Scheme, hygiene},
     route::{Accept, Action, Decision, Dice, Hello, Router as _},
     upstream::{Cluster, Transport},
@@ -199,7 +199,7 @@ fn accept(table: &Table, conn: &mut ConnMeta, question: &Question, authority: &s
 fn refusal(reason: &Reason, dice: u8) -> Value {
     json!({
         "host": "", "mapping": "", "lost": [], "cluster": "", "upstream": [], "upstream_path": "", "dice": dice,
-        "tls": null, "action": "close", "reason": reason.code(),
+        "upgrade": [], "tls": null, "action": "close", "reason": reason.code(),
     })
 }
 
@@ -213,11 +213,24 @@ fn report(table: &Table, head: &Head<'_>, decision: &Decision, dice: Dice) -> Va
     set("lost", lost.iter().map(|lost| json!({"mapping": &*lost.mapping, "why": lost.why})).collect());
     match &decision.action {
         Action::Forward(ix) | Action::Tunnel(ix) => {
-            let cluster = &table.route(*ix).cluster;
+            let route = table.route(*ix);
+            let cluster = &route.cluster;
+            set("upgrade", route.upgrades.names().collect());
             set("cluster", (*cluster.name).into());
             set("upstream", upstream(cluster).iter().map(ToString::to_string).collect());
             set("tls", tls(cluster));
+            let refused = match head.fields {
+                Fields::Typed(headers) => {
+                    let method = head.method.parse().unwrap_or_default();
+                    switches(&method, Version::HTTP_11, headers, route).err()
+                }
+                Fields::Raw(_) => None,
+            };
             match table.edits(decision.edits).path.target(head.path, head.query) {
+                _ if let Some(refused) = refused => {
+                    set("action", format!("respond {}", refused.status.as_u16()).into());
+                    set("reason", refused.reason.code().into());
+                }
                 Ok((target, _)) => {
                     set("upstream_path", target.as_str().into());
                     set("action", "forward".into());
@@ -300,6 +313,7 @@ fn text(found: &Value) -> String {
         "cluster",
         "upstream",
         "upstream_path",
+        "upgrade",
         "dice",
     ] {
         let value = found.get(name).map(plain).unwrap_or_default();

@@ -8,6 +8,7 @@ use std::{
 
 use proxy::{
     message::{Edits, HeaderEdit},
+    route::Upgrades,
     upstream::RetryPolicy,
 };
 use resource::{Document, Node, Value};
@@ -220,7 +221,7 @@ fn report_weights(compiler: &mut Compiler<'_>, members: &[Member<'_>], group: &[
 }
 
 /// Gives each member its part of the dice and what is one for the whole group: added headers of all members, and removed
-/// headers and retries of the last one that has any, as in Emissary.
+/// headers, retries and upgrades of the last one that has any, as in Emissary.
 fn share(members: &mut [Member<'_>], group: &[usize]) {
     let plans: Vec<&MappingPlan> =
         group.iter().filter_map(|index| members.get(*index)).map(|(_, mapping)| &mapping.plan).collect();
@@ -229,6 +230,8 @@ fn share(members: &mut [Member<'_>], group: &[usize]) {
     let retries =
         plans.iter().rev().filter_map(|plan| plan.retry()).find(|retry| **retry != RetryPolicy::default());
     let retries = retries.cloned();
+    let mut upgrades = plans.iter().rev().filter_map(|plan| plan.upgrades());
+    let upgrades = upgrades.find(|upgrades| **upgrades != Upgrades::default()).cloned();
     for (index, share) in group.iter().zip(shares) {
         let Some((_, Compiled { plan, .. })) = members.get_mut(*index) else { continue };
         plan.share = share;
@@ -236,6 +239,9 @@ fn share(members: &mut [Member<'_>], group: &[usize]) {
         plan.edits = Edits { path: own.path, authority: own.authority, ..edits.clone() };
         if let (Outcome::Forward { retry, .. }, Some(common)) = (&mut plan.outcome, &retries) {
             retry.clone_from(common);
+        }
+        if let (Outcome::Forward { upgrades, .. }, Some(common)) = (&mut plan.outcome, &upgrades) {
+            upgrades.clone_from(common);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use http::HeaderValue;
 use proxy::{
     Reason,
+    route::Upgrades,
     upstream::{ClusterPolicy, Protocol, RetryOn, RetryPolicy},
 };
 use resource::Document;
@@ -44,8 +45,6 @@ const UNSUPPORTED: &[&str] = &[
     "outlier_detection",
     "add_linkerd_headers",
     "cors",
-    "allow_upgrade",
-    "use_websocket",
     "priority",
     "auth_context_extensions",
     "labels",
@@ -198,6 +197,7 @@ fn outcome(
     let retry = retry(spec).or_else(|| compiler.module.retry.clone()).unwrap_or_default();
     let policy = policy(spec, compiler);
     let grpc = spec.bool("grpc").unwrap_or(false);
+    let upgrades = upgrades(spec, grpc);
     let tag = spec.text("cluster_tag").unwrap_or_default();
     let Some(service) = service else { return nothing() };
     let namespace = &document.object.namespace;
@@ -216,7 +216,40 @@ fn outcome(
         timeout: timeout.or(compiler.module.request_timeout),
         idle_timeout,
         retry,
+        upgrades,
     }
+}
+
+/// What clients may switch to. Emissary also takes `use_websocket: false` for yes; here it means no.
+fn upgrades(spec: &mut Reader<'_>, grpc: bool) -> Upgrades {
+    let mut names = spec.texts("allow_upgrade").unwrap_or_default();
+    for name in &names {
+        let parts: Vec<&str> = name.splitn(2, '/').collect();
+        if !parts.iter().all(|part| is_token(part)) {
+            let message = format!("`{name}` is no protocol that an Upgrade field can name");
+            let remedy = "write names as websocket, spdy/3.1 or CONNECT";
+            spec.broken("allow_upgrade", "unknown_value", message, remedy);
+        } else if name.eq_ignore_ascii_case("h2c") {
+            let message =
+                "`h2c` is never passed on: behind it requests could not be seen any longer".to_owned();
+            let remedy = "remove it; clients that want HTTP/2 get it by ALPN";
+            spec.find("allow_upgrade", (Severity::Warning, "no_effect"), message, remedy);
+        }
+    }
+    if spec.bool("use_websocket") == Some(true) {
+        names.push("websocket");
+    }
+    if grpc && !names.is_empty() {
+        let message = "has no effect beside `grpc: true`: HTTP/2 carries no upgrade of HTTP/1.1".to_owned();
+        let remedy = "give what is upgraded a Mapping of its own";
+        spec.find("allow_upgrade", (Severity::Warning, "no_effect"), message, remedy);
+    }
+    Upgrades::new(names)
+}
+
+/// RFC 9110 5.6.2.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 /// Stands in until the finding that explains it takes its place.

@@ -9,7 +9,7 @@ use std::{
 use proxy::{
     Reason,
     net::Layer,
-    route::HttpPolicy,
+    route::{HttpPolicy, Upgrades},
     upstream::{Protocol, RetryPolicy},
 };
 use resource::Document;
@@ -180,6 +180,7 @@ fn outcome(
         timeout: None,
         idle_timeout,
         retry: RetryPolicy::default(),
+        upgrades: Upgrades::default(),
     }
 }
 

@@ -363,9 +363,15 @@ fn group<'a>(listener: &'a Listener, conn: &ConnMeta) -> Option<&'a [usize]> {
 }
 
 fn route(outcome: &Outcome, clusters: &[Arc<Cluster>]) -> Option<Route> {
-    let Outcome::Forward { cluster, timeout, idle_timeout, retry } = outcome else { return None };
+    let Outcome::Forward { cluster, timeout, idle_timeout, retry, upgrades } = outcome else { return None };
     let cluster = clusters.get(*cluster).cloned()?;
-    Some(Route { cluster, timeout: *timeout, idle_timeout: *idle_timeout, retry: retry.clone() })
+    Some(Route {
+        cluster,
+        timeout: *timeout,
+        idle_timeout: *idle_timeout,
+        retry: retry.clone(),
+        upgrades: upgrades.clone(),
+    })
 }
 
 fn decision(action: Action, edits: EditsIx, why: RouteId) -> Decision {

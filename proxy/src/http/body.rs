@@ -38,6 +38,11 @@ impl<R: Router> OutBody<R> {
         Self { source: Source::Full((!bytes.is_empty()).then_some(bytes)), exchange, timer: None }
     }
 
+    /// Nothing, because a tunnel follows: the exchange goes on.
+    pub(super) fn none(exchange: Rc<Exchange<R>>) -> Self {
+        Self { source: Source::Full(None), exchange, timer: None }
+    }
+
     /// What the upstream sends.
     pub(super) fn upstream(body: ResBody, exchange: Rc<Exchange<R>>) -> Self {
         if body.is_end_stream() {

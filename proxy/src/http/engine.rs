@@ -1,15 +1,7 @@
 //! Step 4, serve: hyper's HTTP/1.1 and HTTP/2 servers under our deadlines, limits and drain.
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
-use http::Version;
 use hyper::{
     Request, Response,
     body::Incoming,
@@ -18,46 +10,48 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, sleep_until},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    time::timeout,
 };
 
 use super::{
     body::OutBody,
+    driver::{Deadlines, Driver, Over},
     exchange::{self, Conn},
-    framing,
     stuck::StreamExecutor,
     timed::{Phase, Timed},
+    tunnel::Seam,
 };
 use crate::{
-    ConnMeta, Reason,
+    ConnMeta,
     conn::Alpn,
-    net::Worker,
-    observe::{Counter, Refused},
-    registry::{Drain, Entry, Received},
+    limits::Limits,
+    net::{Abort, Prefixed, Worker},
+    registry::Entry,
     route::Router,
 };
 
-/// Between the two GOAWAYs of a drain: clients open no new stream after the first, and what is on its way comes within this
-/// time (RFC 9113 6.8).
-const GOAWAY_NOTICE: Duration = Duration::from_secs(1);
+/// What is left to do on a connection that has ended takes no longer than this.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves HTTP on a connection to its end.
 pub(crate) async fn serve<R, S>(worker: Rc<Worker<R>>, stream: S, meta: Arc<ConnMeta>, entry: Entry)
 where
     R: Router,
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
 {
     let limits = Arc::clone(&worker.shared.limits);
     let phase = Phase::new(limits.max_resets);
     let entry = Rc::new(entry);
     let h2 = meta.alpn == Some(Alpn::H2);
     let io = TokioIo::new(Timed::new(stream, Rc::clone(&phase), Rc::clone(&worker.observe), h2));
+    let seam: Rc<Seam<R>> = Rc::default();
     let conn = Rc::new(Conn {
         worker: Rc::clone(&worker),
         meta,
         phase: Rc::clone(&phase),
         entry: Rc::clone(&entry),
+        seam: Rc::downgrade(&seam),
     });
     let service = {
         let conn = Rc::clone(&conn);
@@ -73,235 +67,58 @@ where
         Deadlines { idle, header: limits.header_timeout, last_request: limits.last_request_within };
     let driver = Driver { phase, entry, deadlines, meta: Arc::clone(&conn.meta), worker, h2 };
     if h2 {
-        let mut builder = http2::Builder::new(StreamExecutor);
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits.max_streams)
-            // What is too large by our own count is answered and counted; h2 answers without a word what is twice that.
-            .max_header_list_size(u32::try_from(limits.max_header_bytes * 2).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(limits.max_resets)
-            .max_local_error_reset_streams(limits.max_resets)
-            .initial_stream_window_size(64 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .keep_alive_interval(Duration::from_mins(1))
-            .keep_alive_timeout(Duration::from_secs(20));
-        let running = builder.serve_connection(io, service);
-        driver.run(Box::pin(running), http2::Connection::graceful_shutdown).await;
+        let mut running = Box::pin(http2(&limits).serve_connection(io, service));
+        if driver.run(running.as_mut(), http2::Connection::graceful_shutdown).await == Over::Done {
+            // What has arrived is still passed on.
+            let _late = timeout(GOODBYE, seam.streams_ended()).await;
+        }
     } else {
-        let mut builder = http1::Builder::new();
-        builder
-            .max_headers(limits.max_headers)
-            .max_buf_size(limits.max_header_bytes.max(8 * 1024))
-            .half_close(false)
-            .auto_date_header(true);
-        let running = builder.serve_connection(io, service);
-        driver.run(Box::pin(running), http1::Connection::graceful_shutdown).await;
-    }
-}
-
-struct Deadlines {
-    idle: Duration,
-    header: Duration,
-    /// From a drain's order on: see [`Limits::last_request_within`](crate::limits::Limits).
-    last_request: Duration,
-}
-
-/// A drain, when this connection learned of it, and whether hyper did.
-struct Ordered {
-    drain: Drain,
-    since: Instant,
-    said_goodbye: bool,
-}
-
-impl Ordered {
-    fn now(drain: Drain) -> Self {
-        Self { drain, since: Instant::now(), said_goodbye: false }
-    }
-
-    /// Another order for the same connection: its time began with the first.
-    fn again(before: Option<Self>, drain: Drain) -> Self {
-        match before {
-            Some(before) => Self { drain, ..before },
-            None => Self::now(drain),
+        let mut running = Box::pin(http1(&limits).serve_connection(io, service));
+        let over = driver.run(running.as_mut(), http1::Connection::graceful_shutdown).await;
+        let opened = seam.take();
+        if over == Over::Cut {
+            return;
+        }
+        let parts = Pin::into_inner(running).into_parts();
+        let stream = Prefixed::new(parts.read_buf, parts.io.into_inner().into_inner());
+        match opened {
+            Some(opened) => opened.relay(stream, Some(&driver.entry)).await,
+            None => say_goodbye(stream).await,
         }
     }
 }
 
-/// Drives a connection under its deadlines and orders.
-struct Driver<R> {
-    phase: Rc<Phase>,
-    entry: Rc<Entry>,
-    deadlines: Deadlines,
-    meta: Arc<ConnMeta>,
-    worker: Rc<Worker<R>>,
-    h2: bool,
+fn http2(limits: &Limits) -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(StreamExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        // What is too large by our own count is answered and counted; h2 answers without a word what is twice that.
+        .max_header_list_size(u32::try_from(limits.max_header_bytes * 2).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits.max_resets)
+        .max_local_error_reset_streams(limits.max_resets)
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .keep_alive_interval(Duration::from_mins(1))
+        .keep_alive_timeout(Duration::from_secs(20))
+        // WebSocket over HTTP/2; what a Mapping does not allow is refused there.
+        .enable_connect_protocol();
+    builder
 }
 
-impl<R: Router> Driver<R> {
-    async fn run<C>(self, mut running: Pin<Box<C>>, goodbye: impl Fn(Pin<&mut C>))
-    where
-        C: Future<Output = Result<(), hyper::Error>>,
-    {
-        let mut drain = self.entry.drain().map(Ordered::now);
-        if self.h2 && drain.is_some() {
-            self.phase.announce_end(h2::Reason::NO_ERROR);
-        }
-        let mut timer = Box::pin(sleep_until(self.next(drain.as_ref())));
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut running => {
-                    if let Err(error) = ended {
-                        self.note(&error);
-                    }
-                    return;
-                }
-                received = self.entry.ordered() => if let Received::Drain(ordered) = received {
-                    if self.h2 && drain.is_none() {
-                        self.phase.announce_end(h2::Reason::NO_ERROR);
-                    }
-                    drain = Some(Ordered::again(drain.take(), ordered));
-                },
-                () = self.phase.resets.flooded() => return self.calm(running).await,
-                () = Rearm { timer: &mut timer, wanted: || self.next(drain.as_ref()) } => {
-                    if self.is_over(drain.as_ref()) {
-                        return;
-                    }
-                    if let Some(drain) = &mut drain
-                        && self.goodbye_at(drain).is_some_and(|at| at <= Instant::now())
-                    {
-                        goodbye(running.as_mut());
-                        drain.said_goodbye = true;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Ends a connection whose client opens streams only to reset them. hyper cannot say so, so that the I/O does when it
-    /// is polled, if the client takes it at once.
-    async fn calm<C: Future>(self, mut running: Pin<Box<C>>) {
-        self.phase.announce_end(h2::Reason::ENHANCE_YOUR_CALM);
-        poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_ready())).await;
-        self.refuse(Counter::MaxResets, "too many early resets");
-    }
-
-    /// Whether a deadline ends the connection; it is counted.
-    fn is_over(&self, drain: Option<&Ordered>) -> bool {
-        let now = Instant::now();
-        let (phase, observe) = (&self.phase, &self.worker.observe);
-        if let Some(drain) = drain.filter(|drain| drain.drain.deadline <= now) {
-            self.worker.cut(&drain.drain);
-            return true;
-        }
-        if phase.watch.cut_if_due() {
-            return true;
-        }
-        if phase.head_since().is_some_and(|since| since + self.deadlines.header <= now) {
-            observe.count(Counter::HeaderTimeout);
-            self.refused(0, Reason::HEADER_TIMEOUT);
-            return true;
-        }
-        let idle = phase.is_idle() && phase.idle_since() + self.deadlines.idle <= now;
-        if idle {
-            observe.count(Counter::IdleTimeout);
-        }
-        idle
-    }
-
-    /// When something has to be looked at next.
-    fn next(&self, drain: Option<&Ordered>) -> Instant {
-        let mut next = if self.phase.is_idle() {
-            self.phase.idle_since() + self.deadlines.idle
-        } else {
-            Instant::now() + self.deadlines.idle.max(Duration::from_secs(1))
-        };
-        if let Some(due) = self.phase.watch.due() {
-            next = next.min(due);
-        }
-        if let Some(since) = self.phase.head_since() {
-            next = next.min(since + self.deadlines.header);
-        }
-        if let Some(drain) = drain {
-            next = next.min(drain.drain.deadline);
-            if let Some(at) = self.goodbye_at(drain) {
-                next = next.min(at);
-            }
-        }
-        next
-    }
-
-    /// When hyper is to end the connection. HTTP/1.1: if it is at rest by then, counted from the order, however long it has
-    /// rested before; otherwise `connection: close` ends it. HTTP/2: when the client has heard that the end is near.
-    fn goodbye_at(&self, ordered: &Ordered) -> Option<Instant> {
-        let within = if self.h2 {
-            let left = ordered.drain.deadline.saturating_duration_since(ordered.since);
-            GOAWAY_NOTICE.min(left / 2)
-        } else {
-            self.deadlines.last_request
-        };
-        let due = self.h2 || self.phase.is_at_rest();
-        (due && !ordered.said_goodbye).then(|| ordered.since + within)
-    }
-
-    fn note(&self, error: &hyper::Error) {
-        if error.is_parse_too_large() {
-            self.worker.observe.count(Counter::HeadersTooLarge);
-            self.refused(431, Reason::HEADERS_TOO_LARGE);
-        } else if error.is_parse() {
-            self.worker.observe.count(Counter::BadFraming);
-            self.refused(400, Reason::BAD_FRAMING);
-        } else if is_flood(error) {
-            // h2 does not say of what: of CONTINUATION frames, or of the resets that it counts itself.
-            let counter =
-                if self.phase.in_continuation.get() { Counter::HeadersTooLarge } else { Counter::MaxResets };
-            self.refuse(counter, &error.to_string());
-        }
-        tracing::debug!(%error, "downstream connection ended");
-    }
-
-    /// A head that no exchange has seen: hyper has answered, or nobody.
-    fn refused(&self, status: u16, reason: Reason) {
-        let protocol = framing::protocol(if self.h2 { Version::HTTP_2 } else { Version::HTTP_11 });
-        let after = self.phase.head_since().map(|since| since.elapsed()).unwrap_or_default();
-        self.worker.observe.refused(&self.meta, Refused { protocol, status, reason, after });
-    }
-
-    /// The client does what no honest one does: the connection ends.
-    fn refuse(&self, counter: Counter, why: &str) {
-        self.worker.observe.count(counter);
-        tracing::warn!(listener = %self.meta.listener, peer = %self.meta.client(), "HTTP/2 flood: {why}");
-    }
+fn http1(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(limits.max_headers)
+        .max_buf_size(limits.max_header_bytes.max(8 * 1024))
+        .half_close(false)
+        .auto_date_header(true);
+    builder
 }
 
-/// Whether h2 itself has ended a connection because its client asked for too much.
-fn is_flood(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    source.is_some_and(|error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
-}
-
-/// Polls one lasting timer; re-arms it only when the deadline has moved to an earlier time, or when it fired too soon.
-struct Rearm<'a, F> {
-    timer: &'a mut Pin<Box<Sleep>>,
-    wanted: F,
-}
-
-impl<F: Fn() -> Instant + Unpin> Future for Rearm<'_, F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let wanted = (self.wanted)();
-        if wanted < self.timer.deadline() {
-            self.timer.as_mut().reset(wanted);
-        }
-        match self.timer.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => {
-                // The next look re-arms; until then it lies a little ahead so that it is not ready at once.
-                let ahead = wanted.max(Instant::now() + Duration::from_millis(1));
-                self.timer.as_mut().reset(ahead);
-                Poll::Ready(())
-            }
-        }
-    }
+/// hyper ends a connection in good order, unless one of its requests had an `upgrade` field: then it leaves it open, whatever
+/// became of that. Another goodbye does no harm.
+async fn say_goodbye(mut stream: impl AsyncWrite + Unpin) {
+    // Whoever does not listen has gone.
+    let _gone_or_late = timeout(GOODBYE, stream.shutdown()).await;
 }

@@ -2,13 +2,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
@@ -19,6 +19,8 @@ use super::{
     prepare, respond,
     stuck::{Deadline, Watch},
     timed::Phase,
+    tunnel::Seam,
+    upgrade::{Asked, Switch},
 };
 use crate::{
     ConnMeta, Error, Reason,
@@ -27,20 +29,22 @@ use crate::{
     observe::{Counter, Gauge, Record},
     registry::Entry,
     route::{Action, Decision, Dice, Route, Router, View},
-    upstream::Attempts,
+    upstream::{Answered, Attempts},
 };
 
 /// What the requests of a connection share.
-pub(super) struct Conn<R> {
+pub(super) struct Conn<R: Router> {
     pub(super) worker: Rc<Worker<R>>,
     pub(super) meta: Arc<ConnMeta>,
     pub(super) phase: Rc<Phase>,
     pub(super) entry: Rc<Entry>,
+    /// Weak: what is left there holds the exchange, which holds this.
+    pub(super) seam: Weak<Seam<R>>,
 }
 
 /// One request under way. Dropping it writes its record, also when the client has vanished.
 pub(super) struct Exchange<R: Router> {
-    conn: Rc<Conn<R>>,
+    pub(super) conn: Rc<Conn<R>>,
     view: View<R>,
     start: Instant,
     method: http::Method,
@@ -48,11 +52,13 @@ pub(super) struct Exchange<R: Router> {
     version: Version,
     dice: Dice,
     grpc: bool,
-    up: Rc<Tally>,
-    down: Rc<Tally>,
+    pub(super) up: Rc<Tally>,
+    pub(super) down: Rc<Tally>,
     watch: Rc<Watch>,
     /// Nothing more may be read from this connection.
     last: Cell<bool>,
+    /// A tunnel follows.
+    switched: Cell<bool>,
     ended: Cell<bool>,
     /// End of the whole request, and the idle limit; `None`: none.
     limits: Cell<(Option<Instant>, Option<Duration>)>,
@@ -67,7 +73,8 @@ pub(super) async fn serve<R: Router>(conn: Rc<Conn<R>>, request: Request<Incomin
         Ok(response) => response,
         Err(answer) => exchange.answer(answer),
     };
-    if exchange.version != Version::HTTP_2 && (exchange.last.get() || exchange.conn.entry.draining()) {
+    let goes_on = exchange.version == Version::HTTP_2 || exchange.switched.get();
+    if !goes_on && (exchange.last.get() || exchange.conn.entry.draining()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.outcome.borrow_mut().status = response.status().as_u16();
@@ -81,6 +88,8 @@ impl<R: Router> Exchange<R> {
         let grpc =
             request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| respond::is_grpc(kind.as_bytes()));
         let client = conn.meta.client();
+        // What a client sends into a tunnel that it does not get must not be read as requests.
+        let last = request.method() == http::Method::CONNECT && request.version() != Version::HTTP_2;
         let watch = Watch::of_stream().unwrap_or_else(|| Rc::clone(&conn.phase.watch));
         let exchange = Rc::new(Self {
             view: conn.worker.view(),
@@ -94,7 +103,8 @@ impl<R: Router> Exchange<R> {
             up: Tally::new(),
             down: Tally::new(),
             watch,
-            last: Cell::new(false),
+            last: Cell::new(last),
+            switched: Cell::new(false),
             ended: Cell::new(false),
             limits: Cell::new((None, None)),
             outcome: RefCell::new(Outcome::new(client)),
@@ -120,6 +130,10 @@ impl<R: Router> Exchange<R> {
         let raw_path = if uri.path().is_empty() { "/" } else { uri.path() };
         let path =
             normalize::path(raw_path, policy.merge_slashes, policy.reject_escaped_slashes).map_err(refuse)?;
+        let (asked, stream) = Asked::take(&mut request);
+        // A connection that ends after this request, because of its framing, carries nothing else.
+        let ambiguous = self.last.get() && asked != Asked::Connect;
+        let asked = if ambiguous { Asked::Http } else { asked };
         hygiene::strip_client_controls(request.headers_mut());
         let client = fields::client(request.headers(), meta, policy);
         let request_id = fields::request_id(request.headers_mut(), policy.preserve_request_id);
@@ -144,6 +158,10 @@ impl<R: Router> Exchange<R> {
         );
         self.outcome.borrow_mut().why = decision.why;
         let route = Self::admit(&view, &decision)?;
+        let to = asked.admit(route).inspect_err(|_refused| {
+            self.conn.worker.observe.count(Counter::UpgradesRefused);
+        })?;
+        let switch = to.map(|to| Switch::new(to, stream));
         let target = prepare::Target {
             authority: &authority,
             path: &path,
@@ -153,6 +171,7 @@ impl<R: Router> Exchange<R> {
             client: client.ip(),
             policy,
             edits: view.edits(decision.edits),
+            switch: switch.as_ref(),
         };
         self.forward(request, route, &target).await.map_err(|error| self.failed(&error))
     }
@@ -162,13 +181,14 @@ impl<R: Router> Exchange<R> {
         framing::request(self.version, request.headers())?;
         let fragment = self.conn.phase.has_fragment();
         self.one_length(request.headers())?;
-        if request.method() == http::Method::CONNECT {
-            return Err(framing::Reject::connect());
-        }
-        framing::target(request.uri())?;
         if fragment {
             return Err(framing::Reject::fragment());
         }
+        let extended = request.extensions().get::<hyper::ext::Protocol>().is_some();
+        if request.method() == http::Method::CONNECT && !extended {
+            return framing::connect(self.version, request.uri(), request.headers());
+        }
+        framing::target(request.uri())?;
         framing::authority(self.version, request.uri(), request.headers())
     }
 
@@ -198,7 +218,7 @@ impl<R: Router> Exchange<R> {
             return Ok(());
         }
         worker.observe.count(Counter::HeadersTooLarge);
-        Err(Answer::new(http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HEADERS_TOO_LARGE))
+        Err(Answer::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::HEADERS_TOO_LARGE))
     }
 
     /// Step 6: go on, or a final answer.
@@ -206,9 +226,9 @@ impl<R: Router> Exchange<R> {
         match &decision.action {
             Action::Forward(ix) => Ok(view.route(*ix)),
             Action::Respond(answer) => Err(Answer::clone(answer)),
-            Action::Close(reason) => Err(Answer::new(http::StatusCode::FORBIDDEN, reason.clone())),
+            Action::Close(reason) => Err(Answer::new(StatusCode::FORBIDDEN, reason.clone())),
             // A tunnel wants an upgrade, which HTTP does not offer yet.
-            Action::Tunnel(_) => Err(Answer::new(http::StatusCode::FORBIDDEN, Reason::BAD_REQUEST)),
+            Action::Tunnel(_) => Err(Answer::new(StatusCode::FORBIDDEN, Reason::BAD_REQUEST)),
         }
     }
 
@@ -236,36 +256,42 @@ impl<R: Router> Exchange<R> {
         };
         let request = prepare::upstream_request(request, body, target)?;
         let mut kept = Kept { attempts: Attempts::default(), outcome: &self.outcome };
-        let sending = self.conn.worker.upstream.send(route, request, &mut kept.attempts);
+        let sending = self.conn.worker.upstream.dispatch(route, request, &mut kept.attempts);
         let sent = self.within_deadlines(sending).await;
         drop(kept);
-        let response = sent.map_err(|error| self.client_failure().unwrap_or(error))?;
-        let framed = framing::message(response.version(), response.headers());
-        if framed.is_err() || response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            let upstream = route.cluster.name.to_string();
-            let message = "an answer with ambiguous framing, or an upgrade nobody asked for".to_owned();
-            return Err(Error::Upstream {
-                upstream,
-                reason: Reason::UPSTREAM_PROTOCOL,
-                retry: crate::Retry::Never,
-                message,
-            });
+        match sent.map_err(|error| self.client_failure().unwrap_or(error))? {
+            Answered::Whole(response) => self.relay(response, target),
+            Answered::Switched(answer, tunnel) => self.switch(answer, tunnel, target),
         }
-        Ok(self.relay(response, target))
     }
 
     fn relay(
         self: &Rc<Self>,
         response: Response<ResBody>,
         target: &prepare::Target<'_>,
-    ) -> Response<OutBody<R>> {
+    ) -> Result<Response<OutBody<R>>, Error> {
+        if framing::message(response.version(), response.headers()).is_err() {
+            return Err(self.misspoken("an answer with ambiguous framing"));
+        }
+        let tunnel_wanted = target.switch.is_some_and(|switch| switch.stream.is_some());
+        if tunnel_wanted && response.status().is_success() {
+            // Over HTTP/2 that would mean that it has switched.
+            return Err(self.misspoken("it answered a success and did not switch protocols"));
+        }
         let (mut parts, body) = response.into_parts();
         prepare::response_fields(&mut parts.headers, target.edits, target.policy);
         self.note_trailers(&parts.headers);
         let mut out = Response::new(OutBody::upstream(body, Rc::clone(self)));
         *out.status_mut() = parts.status;
         *out.headers_mut() = parts.headers;
-        out
+        Ok(out)
+    }
+
+    /// The upstream's answer is no HTTP.
+    pub(super) fn misspoken(&self, what: &str) -> Error {
+        let upstream = self.outcome.borrow().cluster.as_deref().unwrap_or_default().to_owned();
+        let (reason, retry) = (Reason::UPSTREAM_PROTOCOL, crate::Retry::Never);
+        Error::Upstream { upstream, reason, retry, message: what.to_owned() }
     }
 
     /// Waits for the head of the answer.
@@ -367,6 +393,25 @@ impl<R: Router> Exchange<R> {
         {
             self.outcome.borrow_mut().grpc_status = status.parse().ok();
         }
+    }
+
+    /// The request is over as far as its own deadline goes: a tunnel follows, which ends when it rests for too long.
+    pub(super) fn begin_tunnel(&self) {
+        self.switched.set(true);
+        self.limits.set((None, self.limits.get().1));
+        self.down.add(0);
+        self.watch.changed();
+    }
+
+    /// How long a tunnel may rest; zero: for ever.
+    pub(super) fn idle_limit(&self) -> Duration {
+        self.limits.get().1.unwrap_or_default()
+    }
+
+    /// The tunnel has ended.
+    pub(super) fn tunnelled(&self, reason: Reason) {
+        self.outcome.borrow_mut().reason = reason;
+        self.ended.set(true);
     }
 
     /// The response has ended whole.

@@ -20,12 +20,6 @@ impl Reject {
         Self { status: StatusCode::BAD_REQUEST, reason: Reason::BAD_FRAMING, message }
     }
 
-    /// Tunnels are not offered; what a client sends into one must not be read as requests.
-    pub(super) fn connect() -> Self {
-        let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self { status, reason: Reason::BAD_REQUEST, message: "CONNECT is not supported" }
-    }
-
     fn target(message: &'static str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: Reason::BAD_REQUEST, message }
     }
@@ -104,6 +98,30 @@ pub fn target(uri: &Uri) -> Result<(), Reject> {
         None | Some("http" | "https") => Ok(()),
         Some(_) => Err(Reject::target("a target of another scheme than http or https")),
     }
+}
+
+/// Host and port that a CONNECT names, lower case: the target, and in HTTP/1.1 the Host field as well (RFC 9112 3.2.3).
+pub fn connect(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<String, Reject> {
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+    {
+        return Err(Reject::framing("a CONNECT with a body"));
+    }
+    let (None, Some(target), None) = (uri.scheme(), uri.authority(), uri.path_and_query()) else {
+        return Err(Reject::target("the target of a CONNECT is a host and a port"));
+    };
+    if version != Version::HTTP_2 {
+        let host = headers.get(header::HOST).map(http::HeaderValue::as_bytes);
+        if version != Version::HTTP_11
+            || !host.is_some_and(|host| host.eq_ignore_ascii_case(target.as_str().as_bytes()))
+        {
+            return Err(Reject::host("the target and the Host of a CONNECT differ"));
+        }
+    }
+    if target.port().is_none() {
+        return Err(Reject::target("the target of a CONNECT is a host and a port"));
+    }
+    authority(version, uri, headers)
 }
 
 /// Host and port of a request, lower case: the target's if it is absolute, otherwise the one Host field.

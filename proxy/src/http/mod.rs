@@ -1,6 +1,7 @@
 //! HTTP: an unambiguous request in, hygiene both ways, relay with deadlines.
 
 mod body;
+mod driver;
 mod engine;
 mod exchange;
 pub mod fields;
@@ -14,7 +15,10 @@ mod resets;
 mod respond;
 mod stuck;
 mod timed;
+mod tunnel;
+mod upgrade;
 
 pub(crate) use engine::serve;
-pub use framing::{Reject, authority, message, request, target};
+pub use framing::{Reject, authority, connect, message, request, target};
 pub use normalize::path as normalize_path;
+pub use upgrade::switches;

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use hyper::body::Incoming;
 
-use super::fields;
+use super::{
+    fields,
+    upgrade::{Switch, To},
+};
 use crate::{
     ConnMeta, Error,
     message::{Edits, HeaderEdit, ReqBody, Scheme, hygiene},
@@ -25,6 +28,8 @@ pub(super) struct Target<'a> {
     pub(super) client: IpAddr,
     pub(super) policy: &'a HttpPolicy,
     pub(super) edits: &'a Edits,
+    /// What the upstream may switch to.
+    pub(super) switch: Option<&'a Switch>,
 }
 
 /// The request for the upstream: hop-by-hop fields out, client-sent controls out, ours in, edits applied.
@@ -53,11 +58,24 @@ pub(super) fn upstream_request(
             HeaderValue::from_str(target.authority).ok().and_then(|host| headers.insert(header::HOST, host))
         }
     };
+    let mut uri = Uri::from(asked);
+    if let Some(switch) = target.switch {
+        switch.ask(&mut headers);
+        if matches!(switch.to, To::Tunnel) {
+            uri = authority_form(&headers)?;
+        }
+    }
     let mut out = Request::new(body(incoming));
     *out.method_mut() = parts.method;
-    *out.uri_mut() = Uri::from(asked);
+    *out.uri_mut() = uri;
     *out.headers_mut() = headers;
     Ok(out)
+}
+
+/// The target of CONNECT: the host that is sent.
+fn authority_form(headers: &HeaderMap) -> Result<Uri, Error> {
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    Uri::builder().authority(host).build().map_err(|error| Error::Rewrite { message: error.to_string() })
 }
 
 /// The response's fields for the client.

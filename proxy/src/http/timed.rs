@@ -149,6 +149,11 @@ impl<S> Timed<S> {
         Self { inner, phase, observe, frames, tail: *b"\r\n\r\n", notice: Notice::default() }
     }
 
+    /// The stream, whose HTTP is over.
+    pub(super) fn into_inner(self) -> S {
+        self.inner
+    }
+
     fn received(&mut self, bytes: &[u8]) {
         if let Some((inbound, _)) = &mut self.frames {
             let since = inbound.feed(bytes).then(|| self.phase.head_since().unwrap_or_else(Instant::now));

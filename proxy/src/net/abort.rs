@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -22,7 +24,7 @@ impl Abort for TcpStream {
 
 impl<S: Abort> Abort for Prefixed<S> {
     fn abort(&self) {
-        self.inner().abort();
+        self.get_ref().abort();
     }
 }
 
@@ -30,4 +32,9 @@ impl<S: Abort + ?Sized> Abort for Box<S> {
     fn abort(&self) {
         (**self).abort();
     }
+}
+
+/// A stream of HTTP/2 that is dropped before its end is reset.
+impl Abort for TokioIo<Upgraded> {
+    fn abort(&self) {}
 }

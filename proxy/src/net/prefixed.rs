@@ -27,8 +27,8 @@ impl<S> Prefixed<S> {
         Self { prefix, inner, record: None }
     }
 
-    /// What lies below.
-    pub(crate) fn inner(&self) -> &S {
+    /// The stream.
+    pub(crate) fn get_ref(&self) -> &S {
         &self.inner
     }
 

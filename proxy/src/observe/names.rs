@@ -117,6 +117,10 @@ pub enum Counter {
     BadProxyProtocol,
     /// Requests refused for their framing.
     BadFraming,
+    /// Requests that became tunnels.
+    Upgrades,
+    /// Requests refused because they wanted to become tunnels.
+    UpgradesRefused,
     /// Accept errors that the loop survived.
     AcceptErrors,
     /// Upstream connections made.
@@ -154,6 +158,8 @@ pub enum Gauge {
     RequestsActive,
     /// Open upstream connections.
     UpstreamOpen,
+    /// Tunnels: upgraded requests and TCP connections that are relayed.
+    TunnelsActive,
 }
 
 impl Counter {
@@ -179,6 +185,16 @@ impl Counter {
             "A PROXY protocol header that is missing, malformed or not allowed from this peer (--proxy-protocol-from)",
         ),
         (Self::BadFraming, "selvedge_bad_framing", "Requests refused for their framing"),
+        (
+            Self::Upgrades,
+            "selvedge_upgrades",
+            "Requests that became tunnels: WebSocket, other upgrades, CONNECT",
+        ),
+        (
+            Self::UpgradesRefused,
+            "selvedge_upgrades_refused",
+            "Requests refused because they asked for a protocol that their Mapping does not allow",
+        ),
         (Self::AcceptErrors, "selvedge_accept_errors", "Accept errors that the loop survived"),
         (Self::UpstreamConnections, "selvedge_upstream_connections", "Upstream connections made"),
         (Self::UpstreamReuses, "selvedge_upstream_reuses", "Upstream connections reused"),
@@ -218,5 +234,10 @@ impl Gauge {
         (Self::DownstreamOpen, "selvedge_downstream_open", "Open client connections"),
         (Self::RequestsActive, "selvedge_requests_active", "Requests in flight"),
         (Self::UpstreamOpen, "selvedge_upstream_open", "Open upstream connections"),
+        (
+            Self::TunnelsActive,
+            "selvedge_tunnels_active",
+            "Bytes relayed both ways: upgraded requests and TCP connections",
+        ),
     ];
 }

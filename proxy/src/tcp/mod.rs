@@ -1,24 +1,22 @@
-//! TCP connections: what `Router::connection` decides for connections that carry no HTTP, and the relay of their bytes.
-
-mod relay;
+//! TCP connections: what `Router::connection` decides for connections that carry no HTTP.
 
 use std::{rc::Rc, sync::Arc};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use crate::{
     ConnMeta, Reason,
     message::Tally,
     net::{Abort, Worker},
-    observe::{Counter, Record},
-    registry::{Drain, Entry, Received},
+    observe::Record,
+    registry::Entry,
+    relay::{Ended, Side, Terms, relay},
     route::{Action, Dice, Route, RouteId, Router},
     upstream::Attempts,
 };
-use relay::{Ended, Side, relay};
 
 /// Decides about a connection and relays it.
 pub(crate) async fn serve<R: Router, S: AsyncRead + AsyncWrite + Abort + Unpin>(
@@ -84,64 +82,13 @@ async fn forward<R: Router, S: AsyncRead + AsyncWrite + Abort + Unpin>(
         Err(error) => return error.reason(),
     };
     let idle = route.idle_timeout.unwrap_or(worker.shared.limits.idle_timeout);
-    let mut cut = None;
-    let ended = {
-        let ordered = async {
-            let drain: Drain = ordered(entry, &tunnel.entry).await;
-            cut = Some(drain.clone());
-            drain.reason
-        };
-        relay(&mut stream, &mut tunnel.io, ordered, idle, (up, down)).await
-    };
-    // A reset is passed on as one, and what was cut must not look like the end.
-    match &ended {
-        Ended::Reset(Side::Downstream) => tunnel.io.abort(),
-        Ended::Reset(Side::Upstream) => stream.abort(),
-        Ended::Cut(_) => {
-            stream.abort();
-            tunnel.io.abort();
+    let terms = Terms { downstream: Some(entry), idle, up, down };
+    let ended = relay(worker, &mut stream, &mut tunnel, terms).await;
+    if matches!(ended, Ended::Reset(Side::Upstream) | Ended::Truncated(Side::Upstream)) {
+        attempts.failure = tunnel.failure();
+        if tunnel.refused_certificate() {
+            return Reason::UPSTREAM_REFUSED_CERTIFICATE;
         }
-        Ended::Whole | Ended::Truncated(_) | Ended::Idle => {}
-    }
-    match &ended {
-        Ended::Idle => worker.observe.count(Counter::StreamIdleTimeout),
-        Ended::Reset(Side::Upstream) | Ended::Truncated(Side::Upstream) => {
-            attempts.failure = tunnel.failure();
-            if tunnel.refused_certificate() {
-                return Reason::UPSTREAM_REFUSED_CERTIFICATE;
-            }
-        }
-        _ => {}
-    }
-    if let Some(drain) = cut {
-        worker.cut(&drain);
     }
     ended.reason()
-}
-
-/// Ends when a drain that was ordered of either side has come to its deadline.
-async fn ordered(downstream: &Entry, upstream: &Entry) -> Drain {
-    let mut soonest: Option<Drain> = None;
-    loop {
-        let at = soonest.as_ref().map(|drain| drain.deadline);
-        let passed = async {
-            match at {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        let received = tokio::select! {
-            received = downstream.ordered() => received,
-            received = upstream.ordered() => received,
-            () = passed => Received::Recheck,
-        };
-        match (received, soonest) {
-            (Received::Drain(drain), Some(present)) if present.deadline <= drain.deadline => {
-                soonest = Some(present);
-            }
-            (Received::Drain(drain), _) => soonest = Some(drain),
-            (Received::Recheck, Some(present)) if present.deadline <= Instant::now() => return present,
-            (Received::Recheck, present) => soonest = present,
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     task::Poll,
 };
@@ -13,12 +13,13 @@ use futures_util::FutureExt as _;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use identity::PeerRule;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
 use super::{
     Endpoint, Protocol, Transport,
     connect::{ConnFacts, Connected, failed},
     stream::{Heard, Stream},
+    tunnel::Tunnel,
 };
 use crate::{
     Error, Reason,
@@ -63,6 +64,8 @@ pub(super) struct Pooled {
     /// Held so that its address, by which the pool knows it, is not given to another.
     _transport: Arc<Transport>,
     http2: Option<Http2>,
+    /// Who gets the bytes if the upstream switches protocols (HTTP/1.1).
+    successor: Cell<Option<oneshot::Sender<Tunnel>>>,
 }
 
 impl Pooled {
@@ -78,7 +81,22 @@ impl Pooled {
             rule: RefCell::new(None),
             _transport: Arc::clone(&endpoint.transport),
             http2,
+            successor: Cell::new(None),
         })
+    }
+
+    /// The next request asks for another protocol: where the bytes come out when the upstream has switched to it and the
+    /// request was sent whole. To be asked before it is sent, because the connection may end HTTP before anyone has seen the
+    /// answer.
+    pub(super) fn await_switch(&self) -> oneshot::Receiver<Tunnel> {
+        let (successor, switched) = oneshot::channel();
+        self.successor.set(Some(successor));
+        switched
+    }
+
+    /// The upstream stays with HTTP.
+    pub(super) fn forget_switch(&self) {
+        self.successor.set(None);
     }
 
     /// Whether the peer lets another stream be opened now.
@@ -159,13 +177,14 @@ impl Opener<'_> {
         }
         let heard = Arc::clone(connected.stream.heard());
         let conn = Pooled::new(endpoint, connected.facts, heard, None);
-        let entry = register(self.registry, self.cluster, endpoint, &conn.facts)?;
+        let entry = self.register(endpoint, &conn.facts)?;
         let mut builder = http1::Builder::new();
         builder.max_headers(MAX_ANSWER_FIELDS);
         let broken =
             |error: hyper::Error| failed(endpoint.addr, Reason::UPSTREAM_PROTOCOL, error.to_string());
         let (sender, running) = builder.handshake(TokioIo::new(connected.stream)).await.map_err(broken)?;
-        self.drive(entry, &conn, Owned::default(), running);
+        let open = Open::new(Rc::clone(self.observe));
+        self.drive(drive_http1(entry, Rc::downgrade(&conn), open, running));
         Ok((Sender::Http1(sender), conn))
     }
 
@@ -195,7 +214,7 @@ impl Opener<'_> {
         })?;
         let running = Rc::new(RefCell::new(Some(running)));
         let conn = Pooled::new(endpoint, connected.facts, heard, Some(Rc::clone(&running)));
-        let entry = register(self.registry, self.cluster, endpoint, &conn.facts)?;
+        let entry = self.register(endpoint, &conn.facts)?;
         let polled = poll_fn(move |cx| {
             let mut slot = running.borrow_mut();
             let Some(running) = slot.as_mut() else { return Poll::Ready(Ok(())) };
@@ -206,69 +225,91 @@ impl Opener<'_> {
             polled
         });
         owned.http2.clone_from(&conn.http2);
-        self.drive(entry, &conn, owned, polled);
+        let open = Open::new(Rc::clone(self.observe));
+        self.drive(drive_http2(entry, Rc::downgrade(&conn), open, owned, polled));
         Ok((Sender::Http2(sender), conn))
     }
 
-    /// Drives a connection until it and its streams have ended, or until a drain's deadline.
-    fn drive<C>(&self, entry: Entry, conn: &Rc<Pooled>, owned: Owned, running: C)
-    where
-        C: Future<Output = Result<(), hyper::Error>> + 'static,
-    {
-        let (conn, observe) = (Rc::downgrade(conn), Rc::clone(self.observe));
-        let mut driving = self.driving.borrow_mut();
-        while driving.try_join_next().is_some() {}
-        driving.spawn_local(async move {
-            let _open = Open::new(observe);
-            let mut running = Box::pin(async {
-                if let Err(error) = running.await {
-                    tracing::debug!(%error, "upstream connection ended");
-                }
-                owned.tasks.ended().await;
-            });
-            let mut cut: Option<Instant> = None;
-            loop {
-                let deadline = async {
-                    match cut {
-                        Some(at) => tokio::time::sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    () = &mut running => break,
-                    received = entry.ordered() => if let Received::Drain(drain) = received {
-                        if let Some(conn) = conn.upgrade() {
-                            conn.retired.set(true);
-                        }
-                        cut = Some(drain.deadline);
-                    },
-                    () = deadline => break,
-                }
-            }
-        });
+    /// Puts a connection into the registry. If material changed since its handshake, a sweep may have passed in between:
+    /// then the peer is asked about once more.
+    pub(super) fn register(&self, endpoint: &Endpoint, made: &ConnFacts) -> Result<Entry, Error> {
+        let mut facts = Facts::new(Role::Upstream, Arc::clone(self.cluster));
+        facts.peer.clone_from(&made.peer);
+        let Transport::Tls(tls) = &*endpoint.transport else { return Ok(self.registry.register(facts)) };
+        let guard = Guard::Client { transport: Arc::clone(&endpoint.transport), rule: endpoint.peer.clone() };
+        facts.guard = Some(guard.clone());
+        let entry = self.registry.register(facts);
+        let generation = tls.profile.current().ok().map(|current| current.generation);
+        if generation != made.generation {
+            let refuse = |reason| failed(endpoint.addr, reason, "refused by newer trust".to_owned());
+            guard.recheck(made.peer.as_deref()).map_err(refuse)?;
+        }
+        Ok(entry)
+    }
+
+    /// Owns a task that drives a connection.
+    fn drive(&self, driving: impl Future<Output = ()> + 'static) {
+        let mut all = self.driving.borrow_mut();
+        while all.try_join_next().is_some() {}
+        all.spawn_local(driving);
     }
 }
 
-/// Puts a connection into the registry. If material changed since its handshake, a sweep may have passed in between: then the
-/// peer is asked about once more.
-pub(super) fn register(
-    registry: &Arc<Registry>,
-    cluster: &Arc<str>,
-    endpoint: &Endpoint,
-    known: &ConnFacts,
-) -> Result<Entry, Error> {
-    let mut facts = Facts::new(Role::Upstream, Arc::clone(cluster));
-    facts.peer.clone_from(&known.peer);
-    let Transport::Tls(tls) = &*endpoint.transport else { return Ok(registry.register(facts)) };
-    let guard = Guard::Client { transport: Arc::clone(&endpoint.transport), rule: endpoint.peer.clone() };
-    facts.guard = Some(guard.clone());
-    let entry = registry.register(facts);
-    let generation = tls.profile.current().ok().map(|current| current.generation);
-    if generation != known.generation {
-        let refuse = |reason| failed(endpoint.addr, reason, "refused by newer trust".to_owned());
-        guard.recheck(known.peer.as_deref()).map_err(refuse)?;
+/// Drives an HTTP/1.1 connection to its end; what an upstream that switched protocols sends from then on is the successor's.
+async fn drive_http1(
+    entry: Entry,
+    conn: Weak<Pooled>,
+    open: Open,
+    mut running: http1::Connection<TokioIo<Stream>, ReqBody>,
+) {
+    match until_cut(&entry, &conn, &mut running).await {
+        None => return,
+        Some(Err(error)) => return tracing::debug!(%error, "upstream connection ended"),
+        Some(Ok(())) => {}
     }
-    Ok(entry)
+    let Some(successor) = conn.upgrade().and_then(|conn| conn.successor.take()) else { return };
+    let parts = running.into_parts();
+    // Nobody waits for it any longer: it closes.
+    let _gone = successor.send(Tunnel::new(parts.read_buf, parts.io.into_inner(), entry, open));
+}
+
+/// Drives an HTTP/2 connection until it and its streams have ended.
+async fn drive_http2<C>(entry: Entry, conn: Weak<Pooled>, open: Open, owned: Owned, running: C)
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let running = async {
+        if let Err(error) = running.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+        owned.tasks.ended().await;
+    };
+    let _ended_or_cut = until_cut(&entry, &conn, running).await;
+    drop(open);
+}
+
+/// Waits for the end of a connection, or for a drain's deadline: `None`.
+async fn until_cut<T>(entry: &Entry, conn: &Weak<Pooled>, running: impl Future<Output = T>) -> Option<T> {
+    let mut running = Box::pin(running);
+    let mut cut: Option<Instant> = None;
+    loop {
+        let deadline = async {
+            match cut {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = &mut running => return Some(ended),
+            received = entry.ordered() => if let Received::Drain(drain) = received {
+                if let Some(conn) = conn.upgrade() {
+                    conn.retired.set(true);
+                }
+                cut = Some(drain.deadline);
+            },
+            () = deadline => return None,
+        }
+    }
 }
 
 /// Waits for the peer's first frame, which has to be SETTINGS (RFC 9113, 3.4).

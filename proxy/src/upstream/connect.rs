@@ -58,8 +58,8 @@ const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
 /// Between two probes.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 
-/// Connects within the caller's deadline.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Failed> {
+/// Connects within the caller's deadline. `http1`: for HTTP/1.1 alone, whatever else the profile offers.
+pub(super) async fn connect(endpoint: &Endpoint, http1: bool) -> Result<Connected, Failed> {
     let addr = endpoint.addr;
     // An identity that is not there must not cost the upstream a connection.
     let tls = match &*endpoint.transport {
@@ -89,7 +89,7 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Connected, Failed> {
             offered_alpn: false,
         });
     };
-    secure(tls, endpoint, &current, tcp).await
+    secure(tls, endpoint, &current, tcp, http1).await
 }
 
 /// The handshake, and who the upstream is.
@@ -98,6 +98,7 @@ async fn secure(
     endpoint: &Endpoint,
     current: &ClientTls,
     tcp: TcpStream,
+    http1: bool,
 ) -> Result<Connected, Failed> {
     let addr = endpoint.addr;
     let mut facts = ConnFacts {
@@ -108,7 +109,11 @@ async fn secure(
         ..ConnFacts::default()
     };
     let name = tls.sni.clone().unwrap_or_else(|| ServerName::IpAddress(addr.ip().into()));
-    let stream = match TlsConnector::from(Arc::clone(&current.config)).connect(name, tcp).await {
+    let mut config = Arc::clone(&current.config);
+    if http1 && !config.alpn_protocols.is_empty() {
+        Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
+    }
+    let stream = match TlsConnector::from(config).connect(name, tcp).await {
         Ok(stream) => stream,
         Err(error) => return Err(Failed { error: handshake_failed(addr, &error), facts }),
     };

@@ -28,6 +28,8 @@ pub(super) struct Dial<'a> {
     /// From the start of the search.
     pub(super) timeout: Duration,
     pub(super) deadline: Instant,
+    /// For a request that can be sent by HTTP/1.1 alone.
+    pub(super) http1: bool,
 }
 
 /// Where a search has been.
@@ -85,7 +87,7 @@ impl Dial<'_> {
                 tried.addrs.push(endpoint.addr);
                 tried.last = Some(endpoint.addr);
                 match self.addresses.refuses(endpoint.addr) {
-                    None => racing.push(async move { (endpoint, connect(endpoint).await) }),
+                    None => racing.push(async move { (endpoint, connect(endpoint, self.http1).await) }),
                     Some(why) => {
                         let message = format!("the address {why}; --allow-upstream lets it be one");
                         failure = Some(failed(endpoint.addr, Reason::ADDRESS_REFUSED, message));

@@ -2,7 +2,15 @@
 
 use std::error::Error as StdError;
 
-use super::conn::Pooled;
+use http::Response;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use super::{
+    conn::Pooled,
+    endpoint::Lease,
+    tunnel::{Answered, Tunnel},
+};
 use crate::{Error, Reason, Retry};
 
 /// How a request stood when its exchange failed.
@@ -61,6 +69,27 @@ impl Sent<'_> {
             _ if self.reused => Retry::Idempotent,
             _ => Retry::Never,
         }
+    }
+
+    /// The upstream speaks another protocol from now on. The bytes come once the request was sent whole.
+    pub(super) async fn switched(
+        &self,
+        response: Response<Incoming>,
+        switched: Option<oneshot::Receiver<Tunnel>>,
+        lease: Lease,
+    ) -> Result<Answered, Error> {
+        let wrong = |what: &str| self.error(Reason::UPSTREAM_PROTOCOL, Retry::Never, what.to_owned());
+        let Some(switched) = switched else {
+            return Err(wrong("it switched protocols, which nobody had asked for"));
+        };
+        let tunnel = switched.await.map_err(|_gone| {
+            let what = "it switched protocols and closed the connection".to_owned();
+            self.error(Reason::UPSTREAM_RESET, Retry::Never, what)
+        })?;
+        if !tunnel.is_flushed() {
+            return Err(wrong("it switched protocols before it had read the request"));
+        }
+        Ok(Answered::Switched(response.map(drop), tunnel.held_by(lease)))
     }
 
     fn error(&self, reason: Reason, retry: Retry, message: String) -> Error {

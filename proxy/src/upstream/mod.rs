@@ -23,4 +23,4 @@ pub use key::{Protocol, RuleRef, ServiceRef, Tag, TlsKey, TransportKey};
 pub use resolve::Resolver;
 pub use retry::{RetryOn, RetryPolicy};
 pub use send::{Attempts, Upstream};
-pub use tunnel::Tunnel;
+pub use tunnel::{Answered, Tunnel};

@@ -1,6 +1,6 @@
 //! A request on its way: the forms that HTTP/1.1 and HTTP/2 want it in, and what is kept to send it again.
 
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::PathAndQuery};
 
 use crate::{
     Error, Reason,
@@ -14,6 +14,40 @@ pub(super) struct Outgoing {
     /// What another sending is made of. `None`: it cannot be sent again.
     spare: Option<Spare>,
     idempotent: bool,
+    asks: Asks,
+}
+
+/// What a request may be answered with besides an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Nothing.
+    Http,
+    /// Another protocol: 101.
+    Upgrade,
+    /// A tunnel: any success.
+    Connect,
+}
+
+impl Asks {
+    /// Of a client's own fields none is left that says so.
+    fn of(request: &Request<ReqBody>) -> Self {
+        if request.method() == Method::CONNECT {
+            Self::Connect
+        } else if request.headers().contains_key(header::UPGRADE) {
+            Self::Upgrade
+        } else {
+            Self::Http
+        }
+    }
+
+    /// Whether this is what was asked for; `None`: an ordinary answer.
+    pub(super) fn is_met(self, status: StatusCode) -> Option<bool> {
+        match self {
+            _ if status == StatusCode::SWITCHING_PROTOCOLS => Some(self == Self::Upgrade),
+            Self::Connect if status.is_success() => Some(true),
+            _ => None,
+        }
+    }
 }
 
 struct Spare {
@@ -30,12 +64,18 @@ impl Outgoing {
             *request.method(),
             Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
         );
-        Self { whole: Some(request), spare: None, idempotent }
+        let asks = Asks::of(&request);
+        Self { whole: Some(request), spare: None, idempotent, asks }
     }
 
     /// RFC 9110, 9.2.2.
     pub(super) fn is_idempotent(&self) -> bool {
         self.idempotent
+    }
+
+    /// What it asks for. Only HTTP/1.1 can ask for more than an answer.
+    pub(super) fn asks(&self) -> Asks {
+        self.asks
     }
 
     /// The request to send now. With `keep` another sending is prepared for, as far as the body allows it.
@@ -111,7 +151,8 @@ pub(super) fn absolute_form(mut request: Request<ReqBody>, secure: bool) -> Resu
 fn origin_form(mut request: Request<ReqBody>) -> Request<ReqBody> {
     // The next connection frames it in its own way.
     request.headers_mut().remove(header::TRANSFER_ENCODING);
-    if let Some(authority) = request.uri().authority()
+    if request.method() != Method::CONNECT
+        && let Some(authority) = request.uri().authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
         request.headers_mut().insert(header::HOST, host);

@@ -144,14 +144,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// The best connection that may be used now, or what to do to get one.
-    pub(super) fn take(self: &Rc<Self>, cluster: &Arc<Cluster>, endpoint: &Endpoint) -> Offer {
+    /// The best connection that may be used now, or what to do to get one. `http1`: of HTTP/1.1 alone.
+    pub(super) fn take(self: &Rc<Self>, cluster: &Arc<Cluster>, endpoint: &Endpoint, http1: bool) -> Offer {
         let key = PlaceKey::of(cluster, endpoint);
         let mut places = self.places.borrow_mut();
         let place = places.entry(key).or_default();
         let usable = Usable::now(cluster, endpoint);
         place.shared.retain(|shared| !shared.sender.is_closed() && usable.allows(&shared.conn));
-        let open = place.shared.iter().filter(|shared| shared.conn.has_room());
+        let open = place.shared.iter().filter(|shared| !http1 && shared.conn.has_room());
         if let Some(least) = open.min_by_key(|shared| shared.conn.streams.get()) {
             return Offer::Reuse(Sender::Http2(least.sender.clone()), Rc::clone(&least.conn));
         }
@@ -163,7 +163,7 @@ impl Pool {
             (Protocol::Auto, None) => offers_http2(&endpoint.transport),
             (Protocol::Auto, Some(false)) | (Protocol::Http1 | Protocol::Tcp, _) => false,
         };
-        if !may_be_shared {
+        if http1 || !may_be_shared {
             return Offer::Open(Opening { shared: None });
         }
         // One at a time: a burst must not open a connection for each request.

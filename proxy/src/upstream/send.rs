@@ -12,15 +12,16 @@ use tokio::{
 };
 
 use super::{
-    AddressPolicy, Cluster, Endpoint, Tunnel,
-    conn::{Open, Opener, Pooled, Sender, register},
+    AddressPolicy, Cluster, Endpoint,
+    conn::{Opener, Pooled, Sender},
     connect::ConnFacts,
     dial::{Dial, Tried, endpoints, no_endpoints},
     endpoint::Lease,
     failure::Sent,
-    outgoing::{Outgoing, absolute_form},
+    outgoing::{Asks, Outgoing, absolute_form},
     pool::{self, Offer, PlaceKey, Pool},
     retry::Budget,
+    tunnel::Answered,
 };
 use crate::{
     Error, Reason,
@@ -52,11 +53,11 @@ pub struct Attempts {
 pub struct Upstream {
     pool: Rc<Pool>,
     /// The tasks that drive connections: ended with the worker.
-    driving: RefCell<JoinSet<()>>,
+    pub(super) driving: RefCell<JoinSet<()>>,
     limits: Arc<Limits>,
-    addresses: Arc<ArcSwap<AddressPolicy>>,
-    registry: Arc<Registry>,
-    observe: Rc<WorkerObserve>,
+    pub(super) addresses: Arc<ArcSwap<AddressPolicy>>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) observe: Rc<WorkerObserve>,
 }
 
 /// A connection that may carry a request now.
@@ -87,26 +88,28 @@ impl Upstream {
     }
 
     /// Picks an endpoint, takes or makes a connection, checks the peer's identity before the first byte, sends, and gives
-    /// the head of the answer with its body. The request's URI is path and query, its authority the `host` field. Honours
+    /// the head of the answer with its body. The request's URI is path and query, its authority the `host` field. A request
+    /// with an `upgrade` field asks for another protocol: the caller has made sure that it may. Honours
     /// [`Error::retry`] and the route's policy. The deadline of the whole request is the caller's; connect deadlines and
     /// deadlines of single tries are kept here.
     ///
     /// Cancel-safe: dropping the future gives up the request and its connection.
-    pub async fn send(
+    pub async fn dispatch(
         &self,
         route: &Route,
         request: Request<ReqBody>,
         attempts: &mut Attempts,
-    ) -> Result<Response<ResBody>, Error> {
+    ) -> Result<Answered, Error> {
         let mut outgoing = Outgoing::new(request);
         let mut budget = Budget::new(&route.retry);
         loop {
             attempts.count += 1;
             match self.attempt(route, &mut outgoing, attempts).await {
-                Ok(response) if outgoing.can_repeat() && budget.wants_again(response.status()) => {}
-                Ok(response) => {
+                Ok(Answered::Whole(response))
+                    if outgoing.can_repeat() && budget.wants_again(response.status()) => {}
+                Ok(answered) => {
                     outgoing.seal();
-                    return Ok(response);
+                    return Ok(answered);
                 }
                 Err(error) => {
                     attempts.failure = Some(error.to_string());
@@ -117,34 +120,6 @@ impl Upstream {
             }
             self.observe.count(Counter::Retries);
         }
-    }
-
-    /// A fresh connection for bytes, identity checked and registered. An endpoint that cannot be reached is followed by the
-    /// next one.
-    pub async fn connect(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Tunnel, Error> {
-        attempts.count += 1;
-        let tunnel = self.tunnel(cluster, attempts).await;
-        tunnel.inspect_err(|error| attempts.failure = Some(error.to_string()))
-    }
-
-    async fn tunnel(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Tunnel, Error> {
-        let search = self.search(cluster);
-        let endpoints = endpoints(cluster, search.deadline).await?;
-        let addresses = self.addresses.load_full();
-        let mut tried = Tried::default();
-        let dialled = search.with(self, &addresses).any(&endpoints, &mut tried).await;
-        attempts.note(tried.last, &tried.facts);
-        let (connected, endpoint) = dialled?;
-        attempts.note(Some(endpoint.addr), &connected.facts);
-        if !connected.facts.verified && connected.facts.tls.is_some() {
-            self.observe.count(Counter::UpstreamNotVerified);
-        }
-        Ok(Tunnel {
-            entry: register(&self.registry, &cluster.name, &endpoint, &connected.facts)?,
-            io: connected.stream,
-            _lease: Lease::new(&endpoint.load),
-            _open: Open::new(Rc::clone(&self.observe)),
-        })
     }
 
     /// Lets go of connections that may not be used any longer. The worker calls it every second.
@@ -159,9 +134,9 @@ impl Upstream {
         self.pool.clear();
     }
 
-    fn search<'a>(&self, cluster: &'a Arc<Cluster>) -> Search<'a> {
+    pub(super) fn search<'a>(&self, cluster: &'a Arc<Cluster>) -> Search<'a> {
         let timeout = cluster.policy.load().connect_timeout.unwrap_or(self.limits.connect_timeout);
-        Search { cluster, timeout, deadline: Instant::now() + timeout }
+        Search { cluster, timeout, deadline: Instant::now() + timeout, http1: false }
     }
 
     async fn attempt(
@@ -169,8 +144,8 @@ impl Upstream {
         route: &Route,
         outgoing: &mut Outgoing,
         attempts: &mut Attempts,
-    ) -> Result<Response<ResBody>, Error> {
-        let ready = self.ready(&route.cluster, attempts).await?;
+    ) -> Result<Answered, Error> {
+        let ready = self.ready(&route.cluster, outgoing.asks() != Asks::Http, attempts).await?;
         attempts.note(Some(ready.endpoint.addr), &ready.conn.facts);
         if !ready.conn.facts.verified && ready.conn.facts.tls.is_some() {
             self.observe.count(Counter::UpstreamNotVerified);
@@ -190,16 +165,21 @@ impl Upstream {
         }
     }
 
-    /// A connection: pooled, or made now.
-    async fn ready(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Ready, Error> {
-        let search = self.search(cluster);
+    /// A connection: pooled, or made now. `http1`: one of HTTP/1.1.
+    async fn ready(
+        &self,
+        cluster: &Arc<Cluster>,
+        http1: bool,
+        attempts: &mut Attempts,
+    ) -> Result<Ready, Error> {
+        let search = Search { http1, ..self.search(cluster) };
         let endpoints = endpoints(cluster, search.deadline).await?;
         let mut tried = Tried::default();
         let mut last = None;
         while let Some(first) = tried.next(&endpoints) {
             // Counted while it connects, too: a burst must not go to one endpoint.
             let lease = Lease::new(&first.load);
-            let opening = match self.pool.take(cluster, first) {
+            let opening = match self.pool.take(cluster, first, http1) {
                 Offer::Reuse(sender, conn) => {
                     self.observe.count(Counter::UpstreamReuses);
                     return Ok(Ready { sender, conn, endpoint: first.clone(), lease, reused: true });
@@ -250,7 +230,9 @@ impl Upstream {
         };
         let speaking = timeout_at(search.deadline, opener.open(&endpoint, connected)).await;
         let (sender, conn) = speaking.unwrap_or_else(|_late| Err(dial.late(endpoints, &[endpoint.addr])))?;
-        self.pool.opened(PlaceKey::of(cluster, &endpoint), &sender, &conn);
+        if !search.http1 {
+            self.pool.opened(PlaceKey::of(cluster, &endpoint), &sender, &conn);
+        }
         Ok((sender, conn, endpoint))
     }
 
@@ -261,10 +243,10 @@ impl Upstream {
         ready: Ready,
         mut request: Request<ReqBody>,
         outgoing: &mut Outgoing,
-    ) -> Result<Response<ResBody>, Error> {
+    ) -> Result<Answered, Error> {
         let Ready { sender, conn, endpoint, lease, reused } = ready;
         conn.last_used.set(Instant::now());
-        let http2 = matches!(sender, Sender::Http2(_));
+        let (http2, asks) = (matches!(sender, Sender::Http2(_)), outgoing.asks());
         let sent =
             Sent { upstream: endpoint.addr, conn: &conn, reused, heard_before: conn.heard.bytes(), http2 };
         let mut failed = |mut error: TrySendError<Request<ReqBody>>| {
@@ -281,10 +263,15 @@ impl Upstream {
             Sender::Http1(mut sender) => {
                 *request.version_mut() = Version::HTTP_11;
                 frame_body(&mut request);
+                let switched = (asks != Asks::Http).then(|| conn.await_switch());
                 let response = sender.try_send_request(request).await.map_err(&mut failed)?;
                 if is_ambiguous(&response) {
                     conn.retired.set(true);
                 }
+                if let Some(met) = asks.is_met(response.status()) {
+                    return sent.switched(response, switched.filter(|_| met), lease).await;
+                }
+                conn.forget_switch();
                 let conn = Rc::clone(&conn);
                 let give_back = move || {
                     drop(lease);
@@ -299,21 +286,22 @@ impl Upstream {
                 (response, Box::new(move || drop((lease, stream))))
             }
         };
-        Ok(response.map(|body| ResBody::new(body, at_end)))
+        Ok(Answered::Whole(response.map(|body| ResBody::new(body, at_end))))
     }
 }
 
 /// One search for a connection, and when it has to end.
-struct Search<'a> {
+pub(super) struct Search<'a> {
     cluster: &'a Arc<Cluster>,
     timeout: Duration,
-    deadline: Instant,
+    pub(super) deadline: Instant,
+    http1: bool,
 }
 
 impl Search<'_> {
-    fn with<'a>(&'a self, upstream: &'a Upstream, addresses: &'a AddressPolicy) -> Dial<'a> {
-        let (timeout, deadline) = (self.timeout, self.deadline);
-        Dial { cluster: self.cluster, addresses, observe: &upstream.observe, timeout, deadline }
+    pub(super) fn with<'a>(&'a self, upstream: &'a Upstream, addresses: &'a AddressPolicy) -> Dial<'a> {
+        let Self { cluster, timeout, deadline, http1 } = *self;
+        Dial { cluster, addresses, observe: &upstream.observe, timeout, deadline, http1 }
     }
 }
 

@@ -24,6 +24,8 @@ use crate::net::Abort;
 pub(crate) struct Stream {
     io: Io,
     heard: Arc<Heard>,
+    /// Something was written and not flushed yet.
+    unflushed: bool,
 }
 
 enum Io {
@@ -81,15 +83,20 @@ impl Heard {
 
 impl Stream {
     pub(super) fn plain(stream: TcpStream) -> Self {
-        Self { io: Io::Plain(stream), heard: Arc::default() }
+        Self { io: Io::Plain(stream), heard: Arc::default(), unflushed: false }
     }
 
     pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
-        Self { io: Io::Tls(Box::new(stream)), heard: Arc::default() }
+        Self { io: Io::Tls(Box::new(stream)), heard: Arc::default(), unflushed: false }
     }
 
     pub(super) fn heard(&self) -> &Arc<Heard> {
         &self.heard
+    }
+
+    /// Whether all that was to be written was sent.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.unflushed
     }
 
     /// A write failed before anything was heard: the reason may wait unread, as an alert.
@@ -143,6 +150,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.unflushed = true;
         let polled = match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -156,6 +164,7 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.unflushed = true;
         let polled = match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
@@ -176,6 +185,7 @@ impl AsyncWrite for Stream {
             Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
+        this.unflushed &= !matches!(polled, Poll::Ready(Ok(())));
         this.written(cx, polled)
     }
 

@@ -1,22 +1,40 @@
-//! A connection to an endpoint that carries bytes: registered and counted like those that carry requests, and never pooled.
+//! Connections that carry bytes instead of requests: fresh ones for TCP, and those that an upstream has switched to another
+//! protocol.
 
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
+use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{conn::Open, endpoint::Lease, stream::Stream};
-use crate::registry::Entry;
+use super::{
+    Attempts, Cluster, Upstream,
+    conn::{Open, Opener},
+    dial::{Tried, endpoints},
+    endpoint::Lease,
+    stream::Stream,
+};
+use crate::{
+    Error, Reason, Retry,
+    message::{ReqBody, ResBody},
+    net::{Abort, Prefixed},
+    observe::Counter,
+    registry::Entry,
+    route::Route,
+};
 
-/// Bytes to and from an endpoint whose identity was checked. Its place in the registry and in the endpoint's load ends with it.
+/// Bytes to and from an endpoint. The connection stays in the registry, so that drain and revocation reach it.
 pub struct Tunnel {
-    pub(crate) io: Stream,
-    pub(crate) entry: Entry,
-    pub(super) _lease: Lease,
-    pub(super) _open: Open,
+    io: Prefixed<Stream>,
+    entry: Entry,
+    _open: Open,
+    lease: Option<Lease>,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -26,14 +44,41 @@ impl std::fmt::Debug for Tunnel {
 }
 
 impl Tunnel {
+    /// `read`: what came behind the head of the answer.
+    pub(super) fn new(read: Bytes, stream: Stream, entry: Entry, open: Open) -> Self {
+        Self { io: Prefixed::new(read, stream), entry, _open: open, lease: None }
+    }
+
+    /// Counts as load of its endpoint as long as it lives.
+    pub(super) fn held_by(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Whether all that was given to the connection before was sent.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.io.get_ref().is_flushed()
+    }
+
     /// The upstream did not accept our certificate: in TLS 1.3 it says so after our side of the handshake is done.
     pub(crate) fn refused_certificate(&self) -> bool {
-        self.io.heard().refused_certificate()
+        self.io.get_ref().heard().refused_certificate()
     }
 
     /// The first error of the connection.
     pub(crate) fn failure(&self) -> Option<String> {
-        self.io.heard().failure().map(str::to_owned)
+        self.io.get_ref().heard().failure().map(str::to_owned)
+    }
+
+    /// The bytes, and the connection's place in the registry.
+    pub(crate) fn parts(&mut self) -> (&mut (impl AsyncRead + AsyncWrite + Unpin + use<>), &Entry) {
+        (&mut self.io, &self.entry)
+    }
+}
+
+impl Abort for Tunnel {
+    fn abort(&self) {
+        self.io.abort();
     }
 }
 
@@ -58,5 +103,67 @@ impl AsyncWrite for Tunnel {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// What an upstream made of a request.
+#[derive(Debug)]
+pub enum Answered {
+    /// It answered.
+    Whole(Response<ResBody>),
+    /// It switched protocols, as the request asked it to: this is the head of its answer, and what comes from now on is no HTTP.
+    /// The caller compares the protocol.
+    Switched(Response<()>, Tunnel),
+}
+
+impl Upstream {
+    /// As [`Self::dispatch`], for a request that asks for no other protocol.
+    pub async fn send(
+        &self,
+        route: &Route,
+        request: Request<ReqBody>,
+        attempts: &mut Attempts,
+    ) -> Result<Response<ResBody>, Error> {
+        match self.dispatch(route, request, attempts).await? {
+            Answered::Whole(response) => Ok(response),
+            Answered::Switched(..) => Err(Error::Upstream {
+                upstream: route.cluster.name.to_string(),
+                reason: Reason::UPSTREAM_PROTOCOL,
+                retry: Retry::Never,
+                message: "it switched protocols, which nobody here can follow".to_owned(),
+            }),
+        }
+    }
+
+    /// A fresh connection for bytes, identity checked and registered. An endpoint that cannot be reached is followed by the
+    /// next one.
+    pub async fn connect(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Tunnel, Error> {
+        attempts.count += 1;
+        let tunnel = self.tunnel(cluster, attempts).await;
+        tunnel.inspect_err(|error| attempts.failure = Some(error.to_string()))
+    }
+
+    async fn tunnel(&self, cluster: &Arc<Cluster>, attempts: &mut Attempts) -> Result<Tunnel, Error> {
+        let search = self.search(cluster);
+        let endpoints = endpoints(cluster, search.deadline).await?;
+        let addresses = self.addresses.load_full();
+        let mut tried = Tried::default();
+        let dialled = search.with(self, &addresses).any(&endpoints, &mut tried).await;
+        attempts.note(tried.last, &tried.facts);
+        let (connected, endpoint) = dialled?;
+        attempts.note(Some(endpoint.addr), &connected.facts);
+        if !connected.facts.verified && connected.facts.tls.is_some() {
+            self.observe.count(Counter::UpstreamNotVerified);
+        }
+        let opener = Opener {
+            registry: &self.registry,
+            observe: &self.observe,
+            driving: &self.driving,
+            cluster: &cluster.name,
+            protocol: cluster.key.protocol,
+        };
+        let entry = opener.register(&endpoint, &connected.facts)?;
+        let tunnel = Tunnel::new(Bytes::new(), connected.stream, entry, Open::new(Rc::clone(&self.observe)));
+        Ok(tunnel.held_by(Lease::new(&endpoint.load)))
     }
 }

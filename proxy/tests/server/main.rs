@@ -11,6 +11,7 @@
 
 mod admin;
 mod bodies;
+mod connect;
 mod drain;
 mod floods;
 mod hygiene;
@@ -20,3 +21,4 @@ mod preface;
 mod protocols;
 mod support;
 mod tls;
+mod upgrades;

@@ -16,7 +16,9 @@ use proxy::{
     message::{Answer, Edits, Head},
     net::{Layer, ListenerSpec, Server, Settings},
     observe::{AccessLog, Counter, Observe},
-    route::{Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router},
+    route::{
+        Accept, Action, Decision, Dice, EditsIx, Hello, HttpPolicy, Route, RouteId, RouteIx, Router, Upgrades,
+    },
     upstream::{
         AddressPolicy, Clusters, EndpointOrigin, Protocol, RetryPolicy, ServiceRef, Tag, Transport,
         TransportKey,
@@ -94,7 +96,13 @@ pub(crate) fn route(upstream: SocketAddr, protocol: Protocol) -> Route {
     let key = TransportKey { service, protocol, tls: None, tag: Tag::default() };
     let origin = EndpointOrigin::Static(vec![upstream]);
     let cluster = Clusters::new(None).get(&key, &"upstream".into(), &origin, || Transport::Plain);
-    Route { cluster, timeout: None, idle_timeout: None, retry: RetryPolicy::default() }
+    Route {
+        cluster,
+        timeout: None,
+        idle_timeout: None,
+        retry: RetryPolicy::default(),
+        upgrades: Upgrades::default(),
+    }
 }
 
 /// A running server with one listener.

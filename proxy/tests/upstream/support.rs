@@ -13,7 +13,7 @@ use proxy::{
     message::{ReqBody, ResBody, Tally},
     observe::{AccessLog, Counter, Observe},
     registry::{Registry, Role},
-    route::Route,
+    route::{Route, Upgrades},
     upstream::{
         AddressPolicy, Attempts, Cluster, Clusters, EndpointOrigin, Protocol, RetryPolicy, RuleRef,
         ServiceRef, Tag, TlsKey, Transport, TransportKey, Upstream,
@@ -152,7 +152,13 @@ pub(crate) fn route(cluster: &Arc<Cluster>) -> Route {
 }
 
 pub(crate) fn retrying(cluster: &Arc<Cluster>, retry: RetryPolicy) -> Route {
-    Route { cluster: Arc::clone(cluster), timeout: None, idle_timeout: None, retry }
+    Route {
+        cluster: Arc::clone(cluster),
+        timeout: None,
+        idle_timeout: None,
+        retry,
+        upgrades: Upgrades::default(),
+    }
 }
 
 pub(crate) fn get(path: &str) -> Request<ReqBody> {

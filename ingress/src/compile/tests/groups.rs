@@ -16,9 +16,9 @@ fn pair(first: &str, later: &str) -> (crate::plan::Plan, Vec<String>) {
 }
 
 #[test]
-fn headers_and_retries_are_one_for_the_group() {
+fn headers_retries_and_upgrades_are_one_for_the_group() {
     let (plan, rows) = pair(
-        "add_request_headers: {x-both: one, x-first: \"1\"}\nremove_response_headers: [server]\ntimeout_ms: 100",
+        "add_request_headers: {x-both: one, x-first: \"1\"}\nremove_response_headers: [server]\ntimeout_ms: 100\nallow_upgrade: [websocket]",
         "weight: 10\nadd_request_headers: {x-both: two}\nretry_policy: {retry_on: 5xx, num_retries: 3}\nrewrite: /y/",
     );
     assert_eq!(rows, [""; 0]);
@@ -33,6 +33,8 @@ fn headers_and_retries_are_one_for_the_group() {
         assert_eq!(added, [("x-both", "two"), ("x-first", "1")]);
         assert_eq!(mapping.edits.remove_response, ["server"]);
         assert_eq!(mapping.retry().map(|retry| retry.tries), Some(3));
+        let upgrades = mapping.upgrades().map(|upgrades| upgrades.names().collect::<Vec<_>>());
+        assert_eq!(upgrades, Some(vec!["websocket"]), "of the last one that has any");
     }
     assert_eq!((a.share.clone(), b.share.clone()), (0..90, 90..100));
     assert_ne!(format!("{:?}", a.edits.path), format!("{:?}", b.edits.path));

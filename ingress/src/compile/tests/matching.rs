@@ -222,6 +222,32 @@ fn the_host_sent_upstream() {
 }
 
 #[test]
+fn upgrades() {
+    let table: &[(&str, &[&str], &[&str])] = &[
+        ("", &[], &[]),
+        ("allow_upgrade: [WebSocket, spdy/3.1, CONNECT]", &["websocket", "spdy/3.1", "connect"], &[]),
+        ("allow_upgrade: websocket", &["websocket"], &[]),
+        ("use_websocket: true", &["websocket"], &[]),
+        ("use_websocket: false", &[], &[]),
+        ("use_websocket: true\nallow_upgrade: [tcp]", &["tcp", "websocket"], &[]),
+        ("allow_upgrade: [h2c]", &["h2c"], &["no_effect"]),
+        ("allow_upgrade: [\"web socket\"]", &[], &["unknown_value"]),
+        ("allow_upgrade: [\"\"]", &[], &["unknown_value"]),
+        ("allow_upgrade: [\"a/b/c\"]", &[], &["unknown_value"]),
+        ("allow_upgrade: {websocket: true}", &[], &["wrong_type"]),
+        ("grpc: true\nallow_upgrade: [websocket]", &["websocket"], &["no_effect"]),
+        ("grpc: true\nallow_upgrade: [CONNECT]", &["connect"], &["no_effect"]),
+    ];
+    for (fields, allowed, codes) in table {
+        let (plan, found) = one("v3alpha1", &format!("hostname: \"*\"\nprefix: /\nservice: svc\n{fields}"));
+        let upgrades = plan.upgrades().cloned().unwrap_or_default();
+        assert_eq!(upgrades.names().collect::<Vec<_>>(), *allowed, "{fields}");
+        assert_eq!(found.len(), codes.len(), "{fields}: {found:?}");
+        assert!(found.iter().zip(*codes).all(|(found, code)| found.contains(code)), "{fields}: {found:?}");
+    }
+}
+
+#[test]
 fn redirects() {
     let table = [
         ("", "redirect 301 x.y", "keep"),

@@ -1,4 +1,4 @@
-//! The relay: bytes both ways between two streams of any kind. TCP connections and tunnels through HTTP end in it.
+//! The two directions of a relay, between two streams of any kind.
 
 use std::{
     cell::Cell,
@@ -67,7 +67,7 @@ impl Ended {
 /// A direction that ends leaves the other one open. The streams are lent: how they are closed is the caller's to choose.
 ///
 /// `up` and `down` count what was handed over to the upstream and to the client.
-pub(crate) async fn relay<A, B>(
+pub(super) async fn both<A, B>(
     downstream: &mut A,
     upstream: &mut B,
     cut: impl Future<Output = Reason>,
@@ -186,7 +186,12 @@ impl Flow {
                     }
                     match ready!(self.carry(cx, from, to, tally)) {
                         Ok(true) => {}
-                        Ok(false) => self.stage = Stage::Ending,
+                        Ok(false) => {
+                            // A stream of HTTP/2 that was reset has ended, too, and that nothing can be written to it any
+                            // longer is known only after others had their turn.
+                            cx.waker().wake_by_ref();
+                            self.stage = Stage::Ending;
+                        }
                         Err(Failed::Writing) => self.refuse(),
                         Err(failed) => return Poll::Ready(Err(failed)),
                     }

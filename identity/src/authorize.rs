@@ -121,6 +121,22 @@ pub enum PeerRule {
     Names(Vec<ServerName<'static>>),
 }
 
+/// Two rules are equal if they let the same peers through at any time; so far as that can be told from what they say.
+impl PartialEq for PeerRule {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Anyone, Self::Anyone) => true,
+            (
+                Self::Spiffe { ids, trust_domains },
+                Self::Spiffe { ids: other_ids, trust_domains: other_domains },
+            ) => ids == other_ids && trust_domains == other_domains,
+            (Self::OwnTrustDomain(source), Self::OwnTrustDomain(other)) => Arc::ptr_eq(source, other),
+            (Self::Names(names), Self::Names(other)) => names == other,
+            _ => false,
+        }
+    }
+}
+
 /// Why a rule refused a peer. The message is for our log, never for the peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

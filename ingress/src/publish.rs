@@ -59,7 +59,10 @@ impl Publisher {
             }),
         });
         if let (Transport::Tls(tls), Some(plan)) = (&*cluster.transport, &plan.tls) {
-            tls.rule.store(Arc::new(rule(&plan.rule, keys)));
+            let rule = rule(&plan.rule, keys);
+            if **tls.rule.load() != rule {
+                tls.rule.store(Arc::new(rule));
+            }
         }
         if **cluster.policy.load() != plan.policy {
             cluster.policy.store(Arc::new(plan.policy.clone()));
@@ -80,7 +83,11 @@ impl Publisher {
         let name = if anyone { "".into() } else { Arc::clone(&plan.name) };
         let key = ServerPlan { rule: RulePlan::Anyone, name, alpn: alpn.clone(), ..plan.clone() };
         if let Some(profile) = self.servers.get(&key).and_then(Weak::upgrade) {
-            profile.set_rule(rule(&plan.rule, keys));
+            let rule = rule(&plan.rule, keys);
+            // The sweep looks at all peers of a rule that was replaced.
+            if *profile.rule() != rule {
+                profile.set_rule(rule);
+            }
             return Some(profile);
         }
         let spec = ServerSpec {

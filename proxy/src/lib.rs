@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod conn;
 pub mod error;
+pub(crate) mod guard;
 pub mod http;
 pub mod limits;
 pub mod message;

@@ -11,15 +11,21 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use foldhash::{HashMap, HashMapExt as _};
-use identity::{ChainHash, PeerId, PeerRule, ServerProfile};
+use identity::PeerId;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{ConnMeta, Reason, upstream::Transport};
+pub use crate::guard::Guard;
+use crate::{
+    ConnMeta, Reason,
+    guard::{Checked, Presented},
+    revoke::Present,
+    route::Router,
+};
 
 /// Which side of us a connection is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +50,16 @@ pub enum Order {
     Recheck,
 }
 
+impl Order {
+    /// Why, if it is a drain.
+    pub fn reason(&self) -> Option<&Reason> {
+        match self {
+            Self::Drain { reason, .. } => Some(reason),
+            Self::Recheck => None,
+        }
+    }
+}
+
 /// A drain as a connection receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {
@@ -53,51 +69,10 @@ pub struct Drain {
     pub deadline: Instant,
 }
 
-/// What a connection rests on: whom to ask whether its peer may still be here.
-#[derive(Clone, Debug)]
-pub enum Guard {
-    /// A client that came in through this profile; the profile holds its rule.
-    Server(Arc<ServerProfile>),
-    /// An upstream reached by this transport, under the endpoint's own rule or the transport's.
-    Client {
-        /// Holds profile and rule.
-        transport: Arc<Transport>,
-        /// The endpoint's rule, where it brought one.
-        rule: Option<Arc<PeerRule>>,
-    },
-}
-
-impl Guard {
-    /// Whether the peer's chain still verifies and its identity still satisfies the rule. The error is the code of what it
-    /// broke.
-    pub fn recheck(&self, peer: Option<&PeerId>) -> Result<(), Reason> {
-        match self {
-            Self::Server(profile) => {
-                if let Some(peer) = peer {
-                    profile.recheck(peer).map_err(|failure| Reason::new(failure.code()))?;
-                }
-                profile.rule().check(peer).map_err(|denied| Reason::new(denied.code))
-            }
-            Self::Client { transport, rule } => {
-                let Transport::Tls(tls) = transport.as_ref() else { return Ok(()) };
-                if let Some(peer) = peer {
-                    tls.profile.recheck(peer).map_err(|failure| Reason::new(failure.code()))?;
-                }
-                let hot = tls.rule.load();
-                let rule = rule.as_deref().unwrap_or(&hot);
-                rule.check(peer).map_err(|denied| Reason::new(denied.code))
-            }
-        }
-    }
-
-    /// Address of what is shared: connections with the same one and the same chain are verified together.
-    fn place(&self) -> (usize, usize) {
-        match self {
-            Self::Server(profile) => (Arc::as_ptr(profile).addr(), 0),
-            Self::Client { transport, rule } => {
-                (Arc::as_ptr(transport).addr(), rule.as_ref().map_or(0, |rule| Arc::as_ptr(rule).addr()))
-            }
-        }
+impl Drain {
+    /// Whether an idle connection goes at once instead of carrying one more request: nothing more may be asked on it.
+    pub fn at_once(&self) -> bool {
+        self.reason == Reason::TRUST_REMOVED || self.reason == Reason::MISDIRECTED
     }
 }
 
@@ -133,15 +108,22 @@ struct Inbox {
 }
 
 /// The shared part of an entry.
-struct Slot {
+pub(crate) struct Slot {
     facts: Mutex<Facts>,
+    /// The last verdict about its peer.
+    checked: Mutex<Option<Checked>>,
     inbox: Mutex<Inbox>,
     draining: AtomicBool,
     notify: Notify,
 }
 
 impl Slot {
-    fn order(&self, order: &Order) {
+    /// Notes what the last verdict about the peer rests on.
+    pub(crate) fn checked(&self, checked: Checked) {
+        *self.checked.lock() = Some(checked);
+    }
+
+    pub(crate) fn order(&self, order: &Order) {
         match order {
             Order::Recheck => {
                 self.inbox.lock().recheck = true;
@@ -196,23 +178,6 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// What a sweep verifies: one chain under one guard, whoever and how many present it.
-#[derive(Clone, Debug)]
-pub struct Presented {
-    /// What the connections rest on.
-    pub guard: Guard,
-    /// The chain; `None`: a client that presented none.
-    pub peer: Option<Arc<PeerId>>,
-}
-
-impl Presented {
-    /// Whether a connection is one of these.
-    pub fn is(&self, facts: &Facts) -> bool {
-        facts.guard.as_ref().is_some_and(|guard| guard.place() == self.guard.place())
-            && facts.peer.as_ref().map(|peer| peer.hash) == self.peer.as_ref().map(|peer| peer.hash)
-    }
-}
-
 impl Registry {
     /// An empty registry.
     pub fn new() -> Arc<Self> {
@@ -224,6 +189,7 @@ impl Registry {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let slot = Arc::new(Slot {
             facts: Mutex::new(facts),
+            checked: Mutex::default(),
             inbox: Mutex::default(),
             draining: AtomicBool::new(false),
             notify: Notify::new(),
@@ -272,17 +238,20 @@ impl Registry {
         all
     }
 
-    /// The distinct chains of open connections, under each guard once: what a sweep verifies.
-    pub fn presented(&self) -> Vec<Presented> {
-        let mut distinct: HashMap<((usize, usize), Option<ChainHash>), Presented> = HashMap::new();
-        self.each(|facts, _| {
-            let Some(guard) = &facts.guard else { return };
-            let key = (guard.place(), facts.peer.as_ref().map(|peer| peer.hash));
-            distinct
-                .entry(key)
-                .or_insert_with(|| Presented { guard: guard.clone(), peer: facts.peer.clone() });
-        });
-        distinct.into_values().collect()
+    /// Every connection whose peer has to be looked at again, with what has to be verified.
+    pub(crate) fn stale<R: Router>(
+        &self,
+        present: &Present<'_, R>,
+        now: SystemTime,
+    ) -> Vec<(Arc<Slot>, Presented)> {
+        let mut stale = Vec::new();
+        for shard in &self.shards {
+            for slot in shard.lock().values() {
+                let presented = present.stale(&slot.facts.lock(), slot.checked.lock().as_ref(), now);
+                stale.extend(presented.map(|presented| (Arc::clone(slot), presented)));
+            }
+        }
+        stale
     }
 
     /// Gives an order to every connection that `pick` chooses, and says how many those were.

@@ -2,7 +2,10 @@
 
 mod inputs;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -153,11 +156,13 @@ struct Live<T> {
     tls: Result<Arc<T>, Problem>,
     verifier: Option<Arc<PeerVerifier>>,
     inputs: Option<TrustInputs>,
+    /// The generation that changed the verifier last.
+    trust: u64,
 }
 
 impl<T> Live<T> {
     fn nothing() -> Self {
-        Self { tls: Err(pending("the profile")), verifier: None, inputs: None }
+        Self { tls: Err(pending("the profile")), verifier: None, inputs: None, trust: 0 }
     }
 }
 
@@ -195,20 +200,26 @@ impl ClientProfile {
         identify(self.live.load().verifier.as_ref(), chain, Role::Server)
     }
 
-    /// Verifies a chain again against the present trust: the revocation sweep.
-    pub fn recheck(&self, peer: &PeerId) -> Result<(), VerifyFailure> {
-        self.peer(&peer.chain).map(drop)
+    /// Verifies a chain again against the present trust: the revocation sweep. Gives until when that holds if the trust
+    /// stays as it is.
+    pub fn recheck(&self, chain: &[CertificateDer<'_>]) -> Result<SystemTime, VerifyFailure> {
+        recheck(self.live.load().verifier.as_ref(), chain, Role::Server)
+    }
+
+    /// Grows when trust or revocation lists change, and not when the own certificate does.
+    pub fn trust_revision(&self) -> u64 {
+        self.live.load().trust
     }
 
     fn build(&self, generation: u64) -> Live<ClientTls> {
         let spec = &self.spec;
         let inputs = match trust_inputs(&spec.verify, spec.crl.as_ref()) {
             Ok(inputs) => inputs,
-            Err(problem) => return Live { tls: Err(problem), verifier: None, inputs: None },
+            Err(problem) => return untrusted(problem, generation),
         };
-        let verifier = reuse(&self.live.load(), &inputs, ClientAuth::Off);
+        let (verifier, trust) = reuse(&self.live.load(), &inputs, ClientAuth::Off, generation);
         let tls = self.config(&verifier, generation).map(Arc::new);
-        Live { tls, verifier: Some(verifier), inputs: Some(inputs) }
+        Live { tls, verifier: Some(verifier), inputs: Some(inputs), trust }
     }
 
     fn config(&self, verifier: &Arc<PeerVerifier>, generation: u64) -> Result<ClientTls, Problem> {
@@ -293,9 +304,19 @@ impl ServerProfile {
         }
     }
 
-    /// Verifies a chain again against the present trust: the revocation sweep.
-    pub fn recheck(&self, peer: &PeerId) -> Result<(), VerifyFailure> {
-        self.peer(Some(&peer.chain)).map(drop)
+    /// Verifies a chain again against the present trust, or whether one is required: the revocation sweep. Gives until when
+    /// that holds if the trust stays as it is.
+    pub fn recheck(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<SystemTime, VerifyFailure> {
+        match chain {
+            None if self.spec.client_auth == ClientAuth::Required => Err(VerifyFailure::NoCertificate),
+            None => Ok(SystemTime::now() + UNVERIFIED_FOR),
+            Some(chain) => recheck(self.live.load().verifier.as_ref(), chain, Role::Client),
+        }
+    }
+
+    /// Grows when trust or revocation lists change, and not when the own certificate does.
+    pub fn trust_revision(&self) -> u64 {
+        self.live.load().trust
     }
 
     fn build(&self, generation: u64) -> Live<ServerTls> {
@@ -303,11 +324,11 @@ impl ServerProfile {
         let verify = spec.verify.as_ref().unwrap_or(&Verify::Nothing);
         let inputs = match trust_inputs(verify, spec.crl.as_ref()) {
             Ok(inputs) => inputs,
-            Err(problem) => return Live { tls: Err(problem), verifier: None, inputs: None },
+            Err(problem) => return untrusted(problem, generation),
         };
-        let verifier = reuse(&self.live.load(), &inputs, spec.client_auth);
+        let (verifier, trust) = reuse(&self.live.load(), &inputs, spec.client_auth, generation);
         let tls = self.config(&verifier, generation).map(Arc::new);
-        Live { tls, verifier: Some(verifier), inputs: Some(inputs) }
+        Live { tls, verifier: Some(verifier), inputs: Some(inputs), trust }
     }
 
     fn config(&self, verifier: &Arc<PeerVerifier>, generation: u64) -> Result<ServerTls, Problem> {
@@ -374,12 +395,39 @@ fn resolver(credential: &Credential) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(certified))
 }
 
-/// The verifier of the present state when nothing it rests on has changed: its chain cache stays warm over rotations.
-fn reuse<T>(live: &Live<T>, inputs: &TrustInputs, client_auth: ClientAuth) -> Arc<PeerVerifier> {
+/// The verifier of the present state when nothing it rests on has changed, and since which generation it is in use: its
+/// chain cache stays warm over rotations.
+fn reuse<T>(
+    live: &Live<T>,
+    inputs: &TrustInputs,
+    client_auth: ClientAuth,
+    generation: u64,
+) -> (Arc<PeerVerifier>, u64) {
     match (&live.verifier, &live.inputs) {
-        (Some(verifier), Some(before)) if before == inputs => Arc::clone(verifier),
-        _ => Arc::new(PeerVerifier::new(inputs, client_auth)),
+        (Some(verifier), Some(before)) if before == inputs => (Arc::clone(verifier), live.trust),
+        _ => (Arc::new(PeerVerifier::new(inputs, client_auth)), generation),
     }
+}
+
+/// A state in which nobody can be verified.
+fn untrusted<T>(problem: Problem, generation: u64) -> Live<T> {
+    Live { tls: Err(problem), verifier: None, inputs: None, trust: generation }
+}
+
+/// What nobody verifies does not end.
+const UNVERIFIED_FOR: Duration = Duration::from_hours(365 * 24);
+
+fn recheck(
+    verifier: Option<&Arc<PeerVerifier>>,
+    chain: &[CertificateDer<'_>],
+    role: Role,
+) -> Result<SystemTime, VerifyFailure> {
+    let (verifier, now) = (verifier.ok_or(VerifyFailure::NoTrust)?, SystemTime::now());
+    if !verifier.verifies() {
+        return Ok(now + UNVERIFIED_FOR);
+    }
+    let peer = verifier.identify(chain, role, now)?;
+    Ok(verifier.valid_until(&peer, now))
 }
 
 fn identify(

@@ -75,9 +75,14 @@ impl PeerVerifier {
             return Ok(known);
         }
         let peer = Arc::new(self.verify(chain, hash, role, now)?);
-        let until = self.revocation.next_end(now).map_or(peer.not_after, |end| peer.not_after.min(end));
+        let until = self.valid_until(&peer, now);
         self.cache.insert(Arc::clone(&peer), until);
         Ok(peer)
+    }
+
+    /// Until when a verdict holds: the end of the path, or of a revocation list.
+    pub(crate) fn valid_until(&self, peer: &PeerId, now: SystemTime) -> SystemTime {
+        self.revocation.next_end(now).map_or(peer.not_after, |end| peer.not_after.min(end))
     }
 
     fn verify(

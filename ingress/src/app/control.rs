@@ -9,13 +9,12 @@ use std::{
 use parking_lot::Mutex;
 use proxy::{
     net::{ListenerSpec, Server},
-    revoke,
     upstream::Cluster,
 };
 use resource::{FileSource, FolderWatch, Kind, Set, Source as _, StatusSink, Wants};
 use tokio_util::sync::CancellationToken;
 
-use super::{OwnAddresses, State, graces::Graces};
+use super::{OwnAddresses, State, graces::Graces, sweeper::Sweeper};
 use crate::{
     cli::IngressSettings,
     compile::{CompileSettings, Input, compile, conditions::conditions, wants},
@@ -43,6 +42,7 @@ pub(super) struct Control {
     manifests: Arc<FileSource>,
     build: Arc<Mutex<Build>>,
     status: Arc<dyn StatusSink>,
+    sweeper: Arc<Sweeper>,
     key_folders: FolderWatch,
     graces: Graces,
     /// What the last build was made of.
@@ -68,6 +68,7 @@ impl Control {
             manifests,
             build: Arc::new(Mutex::new(Build { keyring, publisher, report: Report::default() })),
             status,
+            sweeper: Arc::default(),
             key_folders: FolderWatch::default(),
             graces: Graces::default(),
             set: Arc::default(),
@@ -78,6 +79,11 @@ impl Control {
     /// What the last build has made, for the admin side.
     pub(super) fn outcome(&self) -> Arc<Mutex<Build>> {
         Arc::clone(&self.build)
+    }
+
+    /// Looks at open connections again after each change.
+    pub(super) fn sweeper(&self) -> Arc<Sweeper> {
+        Arc::clone(&self.sweeper)
     }
 
     /// Compiles the present documents and makes their table, off the control thread.
@@ -135,17 +141,7 @@ impl Control {
         following.spawn(Arc::clone(&self.manifests).run());
         let mut deliveries = self.manifests.watch();
         deliveries.mark_unchanged();
-        let mut svids = state.spiffe().map(|source| source.watch());
         loop {
-            let svid = async {
-                // The source lives as long as the keyring; a closed channel never wakes again.
-                if let Some(watch) = &mut svids
-                    && watch.changed().await.is_ok()
-                {
-                    return;
-                }
-                std::future::pending::<()>().await;
-            };
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = deliveries.changed() => if changed.is_ok() {
@@ -156,9 +152,8 @@ impl Control {
                     self.refresh_keys(&server, &state, &own).await;
                 }
                 () = tokio::time::sleep(TICK) => self.refresh_keys(&server, &state, &own).await,
-                () = svid => {}
             }
-            revoke::sweep(server.registry());
+            self.sweeper.ask();
             // At the latest a tick after the last edit: nobody may ever edit again.
             server.sweep();
         }

@@ -5,6 +5,7 @@ mod graces;
 mod logging;
 mod state;
 mod status;
+mod sweeper;
 
 use std::{
     io,
@@ -142,6 +143,7 @@ impl App {
         };
         let own = OwnAddresses { policy: addresses, lasting: [admin].into_iter().chain(health).collect() };
         own.refresh(&server);
+        tasks.spawn(control.sweeper().run(Arc::clone(&server), state.spiffe_source(), cancel.clone()));
         tasks.spawn(control.run(Arc::clone(&server), Arc::clone(&state), own, cancel.clone()));
         state.expect_identity(settings.identity_timeout, &mut tasks);
         let app = Self { settings, state, server, observe, admin, health, tasks, cancel, dev };

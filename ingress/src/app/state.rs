@@ -73,10 +73,6 @@ impl State {
         self.draining.store(true, Relaxed);
     }
 
-    pub(super) fn spiffe(&self) -> Option<&Arc<Source>> {
-        self.spiffe.as_ref()
-    }
-
     pub(super) async fn drain_requested(&self) {
         self.drain.notified().await;
     }

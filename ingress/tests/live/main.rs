@@ -16,5 +16,6 @@ mod harness;
 mod opened;
 mod recreated;
 mod removed;
+mod revoked;
 mod rotation;
 mod tcp;

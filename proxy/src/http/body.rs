@@ -94,7 +94,11 @@ impl<R: Router> Body for OutBody<R> {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(_upstream_failed))) => {
-                let reason = self.exchange.cut();
+                let by_us = match &self.source {
+                    Source::Upstream(body) => body.cut().cloned(),
+                    Source::Full(_) => None,
+                };
+                let reason = self.exchange.cut(by_us);
                 Poll::Ready(Some(Err(BodyError(reason))))
             }
             Poll::Ready(Some(Ok(mut frame))) => {

@@ -175,9 +175,12 @@ impl<R: Router> Driver<R> {
     }
 
     /// When hyper is to end the connection. HTTP/1.1: if it is at rest by then, counted from the order, however long it has
-    /// rested before; otherwise `connection: close` ends it. HTTP/2: when the client has heard that the end is near.
+    /// rested before; otherwise `connection: close` ends it. HTTP/2: when the client has heard that the end is near. Where
+    /// nothing more may be asked: at once.
     fn goodbye_at(&self, ordered: &Ordered) -> Option<Instant> {
-        let within = if self.h2 {
+        let within = if ordered.drain.at_once() {
+            Duration::ZERO
+        } else if self.h2 {
             let left = ordered.drain.deadline.saturating_duration_since(ordered.since);
             GOAWAY_NOTICE.min(left / 2)
         } else {

@@ -42,6 +42,16 @@ pub(super) struct Conn<R: Router> {
     pub(super) seam: Weak<Seam<R>>,
 }
 
+impl<R: Router> Conn<R> {
+    /// A request that comes after the trust in its client was taken away: over HTTP/2 a client that means no good goes on
+    /// asking until it is cut.
+    fn removed(&self) -> Option<Answer> {
+        let drain = self.entry.draining().then(|| self.entry.drain()).flatten()?;
+        let removed = drain.reason == Reason::TRUST_REMOVED;
+        removed.then(|| Answer::new(StatusCode::MISDIRECTED_REQUEST, drain.reason))
+    }
+}
+
 /// One request under way. Dropping it writes its record, also when the client has vanished.
 pub(super) struct Exchange<R: Router> {
     pub(super) conn: Rc<Conn<R>>,
@@ -68,7 +78,10 @@ pub(super) struct Exchange<R: Router> {
 /// Serves one request.
 pub(super) async fn serve<R: Router>(conn: Rc<Conn<R>>, request: Request<Incoming>) -> Response<OutBody<R>> {
     let exchange = Exchange::begin(conn, &request);
-    let result = exchange.route(request).await;
+    let result = match exchange.conn.removed() {
+        None => exchange.route(request).await,
+        Some(answer) => Err(answer),
+    };
     let mut response = match result {
         Ok(response) => response,
         Err(answer) => exchange.answer(answer),
@@ -326,9 +339,13 @@ impl<R: Router> Exchange<R> {
         }
     }
 
-    /// The upstream's answer has failed on its way; gives the reason.
-    pub(super) fn cut(&self) -> Reason {
-        let reason = self.client_failure().map_or(Reason::UPSTREAM_RESET, |error| error.reason());
+    /// The upstream's answer has failed on its way, perhaps because we have cut its connection; gives the reason.
+    pub(super) fn cut(&self, by_us: Option<Reason>) -> Reason {
+        let reason = match (by_us, self.client_failure()) {
+            (Some(reason), _) => reason,
+            (None, Some(error)) => error.reason(),
+            (None, None) => Reason::UPSTREAM_RESET,
+        };
         self.fail(&reason);
         reason
     }

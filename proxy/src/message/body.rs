@@ -1,7 +1,7 @@
 //! The one request body type and the one response body type of upstream connections.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     fmt,
     pin::Pin,
     rc::Rc,
@@ -17,6 +17,7 @@ use super::{
     hygiene,
     replay::{REPLAY_LIMIT, Replay},
 };
+use crate::Reason;
 
 /// What one direction of an exchange has carried, shared between its body and its record.
 #[derive(Debug)]
@@ -154,11 +155,15 @@ impl Body for ReqBody {
 /// the connection.
 pub type AtEnd = Box<dyn FnOnce()>;
 
+/// Why we have cut an upstream connection, once we have: shared by what runs on it.
+pub type Cut = Rc<OnceCell<Reason>>;
+
 /// The body of a response as it comes from the upstream.
 #[derive(Default)]
 pub struct ResBody {
     body: Option<Incoming>,
     at_end: Option<AtEnd>,
+    cut: Cut,
 }
 
 impl fmt::Debug for ResBody {
@@ -169,10 +174,15 @@ impl fmt::Debug for ResBody {
 
 impl ResBody {
     /// A body from an upstream connection.
-    pub fn new(body: Incoming, at_end: AtEnd) -> Self {
-        let mut body = Self { body: Some(body), at_end: Some(at_end) };
+    pub fn new(body: Incoming, at_end: AtEnd, cut: Cut) -> Self {
+        let mut body = Self { body: Some(body), at_end: Some(at_end), cut };
         body.end_if_over();
         body
+    }
+
+    /// Why we have cut its connection, if we have.
+    pub fn cut(&self) -> Option<&Reason> {
+        self.cut.get()
     }
 
     fn end_if_over(&mut self) {

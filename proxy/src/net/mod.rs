@@ -18,13 +18,17 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OnceCell, oneshot};
+use tokio::{
+    sync::{Notify, OnceCell, oneshot},
+    time::Instant,
+};
 
 use crate::{
     Reason,
     limits::Limits,
     observe::Observe,
     registry::Registry,
+    revoke::{self, Present, Swept},
     route::Router,
     upstream::{AddressPolicy, Cluster},
 };
@@ -251,6 +255,14 @@ impl<R: Router> Server<R> {
         *retired = used;
         drop(retired);
         drop(unused);
+    }
+
+    /// Looks at the peers of open connections again, after trust, lists, rules or the table have changed: those that may
+    /// not be here any longer drain, and are cut some seconds after `known`, when the change was. Every distinct chain is
+    /// verified once, which takes CPU: not for the control thread.
+    pub fn recheck(&self, known: Instant) -> Swept {
+        let (table, clusters) = (self.shared.table.load_full(), self.shared.clusters.load_full());
+        revoke::sweep(&self.shared.registry, &Present::new(&*table, &clusters), &self.shared.observe, known)
     }
 
     /// The registry of connections.

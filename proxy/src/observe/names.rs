@@ -145,6 +145,8 @@ pub enum Counter {
     AccessLogDropped,
     /// Connections cut at the drain deadline.
     DrainCut,
+    /// Connections told to end because their peer may not be here any longer.
+    TrustRemoved,
 }
 
 /// Values that go up and down.
@@ -223,6 +225,11 @@ impl Counter {
             "Access lines dropped because the pipe was blocked",
         ),
         (Self::DrainCut, "selvedge_drain_cut", "Connections cut at the drain deadline"),
+        (
+            Self::TrustRemoved,
+            "selvedge_trust_removed",
+            "Connections told to end because their peer may not be here any longer",
+        ),
     ];
 }
 

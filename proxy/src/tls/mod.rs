@@ -68,10 +68,11 @@ pub(crate) async fn serve<R: Router>(
         facts.peer.clone_from(&meta.peer_id);
         facts.guard = meta.tls.as_ref().map(|tls| Guard::Server(Arc::clone(&tls.profile)));
     });
-    if trust_moved(&meta, generation) {
+    if let Err(reason) = still_holds(&worker, &meta, generation) {
         worker.observe.count(Counter::HandshakeFailed);
-        tracing::warn!(listener = %meta.listener, peer = %meta.client(), "trust was removed during the handshake");
-        return refused(&worker, &meta, layer, (Reason::TRUST_REMOVED, began));
+        let (listener, peer) = (&meta.listener, meta.client());
+        tracing::warn!(%listener, %peer, reason = reason.code(), "trust was removed during the handshake");
+        return refused(&worker, &meta, layer, (reason, began));
     }
     match layer {
         Layer::Http if !tcp => http::serve(worker, stream, meta, entry).await,
@@ -99,12 +100,20 @@ impl<S: Abort> Abort for TlsStream<S> {
     }
 }
 
-/// A sweep that ran between the verification and the registration did not see this connection: ask once more.
-fn trust_moved(meta: &ConnMeta, generation: u64) -> bool {
-    let Some(tls) = &meta.tls else { return false };
-    let same = tls.profile.current().is_ok_and(|current| current.generation == generation);
-    let guard = Guard::Server(Arc::clone(&tls.profile));
-    !same && guard.recheck(meta.peer_id.as_deref()).is_err()
+/// A sweep that ran between the verification and the registration did not see this connection: ask once more. Material is
+/// compared by its generation; a rule that was edited, and a profile that the published table has no longer, have none.
+fn still_holds<R: Router>(worker: &Worker<R>, meta: &ConnMeta, generation: u64) -> Result<(), Reason> {
+    let Some(tls) = &meta.tls else { return Ok(()) };
+    let hello = Hello { sni: meta.sni.as_deref(), alpn: &[] };
+    let profile = match worker.shared.table.load().accept(meta, Some(&hello)) {
+        Accept::Terminate(profile) | Accept::TerminateTcp(profile) => profile,
+        Accept::Passthrough | Accept::Plain | Accept::Refuse(_) => Arc::clone(&tls.profile),
+    };
+    let same = Arc::ptr_eq(&profile, &tls.profile)
+        && profile.current().is_ok_and(|current| current.generation == generation);
+    let guard = Guard::Server(profile);
+    let peer = meta.peer_id.as_deref();
+    if same { guard.admits(peer) } else { guard.recheck(peer) }
 }
 
 /// Why a handshake did not lead to a connection: for our log.

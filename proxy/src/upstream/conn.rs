@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     Error, Reason,
-    message::ReqBody,
-    observe::{Gauge, WorkerObserve},
-    registry::{Entry, Facts, Guard, Received, Registry, Role},
+    message::{Cut, ReqBody},
+    observe::{Counter, Gauge, WorkerObserve},
+    registry::{Drain, Entry, Facts, Guard, Received, Registry, Role},
 };
 
 /// Header fields of an answer.
@@ -55,6 +55,10 @@ pub(super) struct Pooled {
     pub(super) made: Instant,
     /// Not for new requests: a drain was ordered, or an answer was ambiguous.
     pub(super) retired: Cell<bool>,
+    /// Why we have cut it, once we have.
+    pub(super) cut: Cut,
+    /// It lies in the pool and carries nothing (HTTP/1.1).
+    pub(super) rests: Cell<bool>,
     /// Streams under way (HTTP/2).
     pub(super) streams: Cell<usize>,
     /// When the last request was sent.
@@ -76,6 +80,8 @@ impl Pooled {
             heard,
             made: now,
             retired: Cell::new(false),
+            cut: Cut::default(),
+            rests: Cell::new(false),
             streams: Cell::new(0),
             last_used: Cell::new(now),
             rule: RefCell::new(None),
@@ -103,6 +109,11 @@ impl Pooled {
     pub(super) fn has_room(&self) -> bool {
         let Some(http2) = &self.http2 else { return false };
         http2.borrow().as_ref().is_some_and(|http2| self.streams.get() < http2.current_max_send_streams())
+    }
+
+    /// Whether nothing runs on it.
+    fn is_idle(&self) -> bool {
+        if self.http2.is_some() { self.streams.get() == 0 } else { self.rests.get() }
     }
 }
 
@@ -183,8 +194,7 @@ impl Opener<'_> {
         let broken =
             |error: hyper::Error| failed(endpoint.addr, Reason::UPSTREAM_PROTOCOL, error.to_string());
         let (sender, running) = builder.handshake(TokioIo::new(connected.stream)).await.map_err(broken)?;
-        let open = Open::new(Rc::clone(self.observe));
-        self.drive(drive_http1(entry, Rc::downgrade(&conn), open, running));
+        self.drive(self.driven(entry, &conn).http1(running));
         Ok((Sender::Http1(sender), conn))
     }
 
@@ -225,13 +235,12 @@ impl Opener<'_> {
             polled
         });
         owned.http2.clone_from(&conn.http2);
-        let open = Open::new(Rc::clone(self.observe));
-        self.drive(drive_http2(entry, Rc::downgrade(&conn), open, owned, polled));
+        self.drive(self.driven(entry, &conn).http2(owned, polled));
         Ok((Sender::Http2(sender), conn))
     }
 
-    /// Puts a connection into the registry. If material changed since its handshake, a sweep may have passed in between:
-    /// then the peer is asked about once more.
+    /// Puts a connection into the registry. A sweep may have passed since its handshake: the rule is asked once more, and if
+    /// material has changed, the trust too.
     pub(super) fn register(&self, endpoint: &Endpoint, made: &ConnFacts) -> Result<Entry, Error> {
         let mut facts = Facts::new(Role::Upstream, Arc::clone(self.cluster));
         facts.peer.clone_from(&made.peer);
@@ -240,11 +249,20 @@ impl Opener<'_> {
         facts.guard = Some(guard.clone());
         let entry = self.registry.register(facts);
         let generation = tls.profile.current().ok().map(|current| current.generation);
-        if generation != made.generation {
-            let refuse = |reason| failed(endpoint.addr, reason, "refused by newer trust".to_owned());
-            guard.recheck(made.peer.as_deref()).map_err(refuse)?;
-        }
+        let peer = made.peer.as_deref();
+        let held = if generation == made.generation { guard.admits(peer) } else { guard.recheck(peer) };
+        held.map_err(|reason| failed(endpoint.addr, reason, "refused by newer trust".to_owned()))?;
         Ok(entry)
+    }
+
+    fn driven(&self, entry: Entry, conn: &Rc<Pooled>) -> Driven {
+        Driven {
+            entry,
+            conn: Rc::downgrade(conn),
+            cut: Rc::clone(&conn.cut),
+            observe: Rc::clone(self.observe),
+            open: Open::new(Rc::clone(self.observe)),
+        }
     }
 
     /// Owns a task that drives a connection.
@@ -255,60 +273,73 @@ impl Opener<'_> {
     }
 }
 
-/// Drives an HTTP/1.1 connection to its end; what an upstream that switched protocols sends from then on is the successor's.
-async fn drive_http1(
+/// A connection as the task that drives it holds it.
+struct Driven {
     entry: Entry,
     conn: Weak<Pooled>,
+    cut: Cut,
+    observe: Rc<WorkerObserve>,
     open: Open,
-    mut running: http1::Connection<TokioIo<Stream>, ReqBody>,
-) {
-    match until_cut(&entry, &conn, &mut running).await {
-        None => return,
-        Some(Err(error)) => return tracing::debug!(%error, "upstream connection ended"),
-        Some(Ok(())) => {}
-    }
-    let Some(successor) = conn.upgrade().and_then(|conn| conn.successor.take()) else { return };
-    let parts = running.into_parts();
-    // Nobody waits for it any longer: it closes.
-    let _gone = successor.send(Tunnel::new(parts.read_buf, parts.io.into_inner(), entry, open));
 }
 
-/// Drives an HTTP/2 connection until it and its streams have ended.
-async fn drive_http2<C>(entry: Entry, conn: Weak<Pooled>, open: Open, owned: Owned, running: C)
-where
-    C: Future<Output = Result<(), hyper::Error>>,
-{
-    let running = async {
-        if let Err(error) = running.await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-        owned.tasks.ended().await;
-    };
-    let _ended_or_cut = until_cut(&entry, &conn, running).await;
-    drop(open);
-}
-
-/// Waits for the end of a connection, or for a drain's deadline: `None`.
-async fn until_cut<T>(entry: &Entry, conn: &Weak<Pooled>, running: impl Future<Output = T>) -> Option<T> {
-    let mut running = Box::pin(running);
-    let mut cut: Option<Instant> = None;
-    loop {
-        let deadline = async {
-            match cut {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ended = &mut running => return Some(ended),
-            received = entry.ordered() => if let Received::Drain(drain) = received {
-                if let Some(conn) = conn.upgrade() {
-                    conn.retired.set(true);
+impl Driven {
+    /// Waits for the end of the connection; `None`: it is to be cut, as the deadline of a drain has passed, or as it is idle and
+    /// nothing more may be asked on it.
+    async fn until_cut<T>(&self, running: impl Future<Output = T>) -> Option<T> {
+        let mut running = Box::pin(running);
+        let mut drain: Option<Drain> = None;
+        loop {
+            let deadline = async {
+                match &drain {
+                    Some(drain) => tokio::time::sleep_until(drain.deadline).await,
+                    None => std::future::pending().await,
                 }
-                cut = Some(drain.deadline);
-            },
-            () = deadline => return None,
+            };
+            tokio::select! {
+                ended = &mut running => return Some(ended),
+                received = self.entry.ordered() => if let Received::Drain(ordered) = received {
+                    if let Some(conn) = self.conn.upgrade() {
+                        conn.retired.set(true);
+                        if ordered.at_once() && conn.is_idle() {
+                            return None;
+                        }
+                    }
+                    drain = Some(ordered);
+                },
+                () = deadline => {
+                    self.observe.count(Counter::DrainCut);
+                    // Said before the connection is dropped, which fails what runs on it.
+                    let why = || self.entry.drain().map_or(Reason::DRAIN_TIMEOUT, |drain| drain.reason);
+                    self.cut.get_or_init(why);
+                    return None;
+                }
+            }
         }
+    }
+
+    /// Drives an HTTP/1.1 connection to its end; what an upstream that switched protocols sends from then on is the successor's.
+    async fn http1(self, mut running: http1::Connection<TokioIo<Stream>, ReqBody>) {
+        match self.until_cut(&mut running).await {
+            None => return,
+            Some(Err(error)) => return tracing::debug!(%error, "upstream connection ended"),
+            Some(Ok(())) => {}
+        }
+        let Some(successor) = self.conn.upgrade().and_then(|conn| conn.successor.take()) else { return };
+        let parts = running.into_parts();
+        // Nobody waits for it any longer: it closes.
+        let _gone = successor.send(Tunnel::new(parts.read_buf, parts.io.into_inner(), self.entry, self.open));
+    }
+
+    /// Drives an HTTP/2 connection until it and its streams have ended.
+    async fn http2(self, owned: Owned, running: impl Future<Output = Result<(), hyper::Error>>) {
+        let running = async {
+            if let Err(error) = running.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+            owned.tasks.ended().await;
+        };
+        let _ended_or_cut = self.until_cut(running).await;
+        drop(self.open);
     }
 }
 

@@ -28,6 +28,10 @@ impl Sent<'_> {
     /// The error of an exchange that ended without the head of an answer. `returned`: the request came back, so that
     /// nothing of it was sent.
     pub(super) fn failed(&self, error: &hyper::Error, returned: bool) -> Error {
+        if let Some(reason) = self.conn.cut.get() {
+            // It was long under way: whoever asked must not wait for it twice.
+            return self.error(reason.clone(), Retry::Never, "the connection was cut".to_owned());
+        }
         let mut message = causes(error);
         if self.conn.heard.refused_certificate() {
             let reason = Reason::UPSTREAM_REFUSED_CERTIFICATE;

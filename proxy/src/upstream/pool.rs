@@ -185,6 +185,7 @@ impl Pool {
         let mut places = self.places.borrow_mut();
         let place = places.entry(key).or_default();
         if place.idle.len() < MAX_IDLE {
+            idle.conn.rests.set(true);
             place.idle.push(idle);
         }
     }
@@ -248,6 +249,7 @@ impl Place {
             }
             let idle = self.idle.remove(at);
             if good {
+                idle.conn.rests.set(false);
                 return Some(idle);
             }
         }

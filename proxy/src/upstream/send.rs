@@ -286,7 +286,8 @@ impl Upstream {
                 (response, Box::new(move || drop((lease, stream))))
             }
         };
-        Ok(Answered::Whole(response.map(|body| ResBody::new(body, at_end))))
+        let cut = Rc::clone(&conn.cut);
+        Ok(Answered::Whole(response.map(|body| ResBody::new(body, at_end, cut))))
     }
 }
 

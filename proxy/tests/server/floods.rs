@@ -10,20 +10,20 @@ use tokio::{
 
 use super::support::*;
 
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// `GET path` of host `a`, in HPACK without Huffman.
-fn block(path: &str) -> Vec<u8> {
+pub(super) fn block(path: &str) -> Vec<u8> {
     let length = u8::try_from(path.len()).unwrap();
     [b"\x82\x86\x41\x01a\x04".as_slice(), &[length], path.as_bytes()].concat()
 }

@@ -19,6 +19,7 @@ mod limits;
 mod metrics;
 mod preface;
 mod protocols;
+mod revoked;
 mod support;
 mod tls;
 mod upgrades;

@@ -15,26 +15,27 @@ use proxy::{
     limits::Limits,
     net::{Layer, ListenerSpec},
     observe::Counter,
-    revoke,
+    revoke::Swept,
     route::Accept,
     upstream::Protocol,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 
 use super::support::*;
 
-const TTL: Duration = Duration::from_hours(1);
+pub(super) const TTL: Duration = Duration::from_hours(1);
 
 fn credential(minted: &Minted) -> Credential {
     let key = rustls::pki_types::PrivateKeyDer::try_from(minted.key_der().to_vec()).unwrap();
     Credential::new("test", vec![minted.certificate.clone()], &key, SystemTime::now()).unwrap()
 }
 
-fn bundles(cas: &[&Ca]) -> Material {
+pub(super) fn bundles(cas: &[&Ca]) -> Material {
     let authorities = cas.iter().map(|ca| ca.certificate().clone()).collect();
     let (bundle, _) = Bundle::new("test", authorities, SystemTime::now()).unwrap();
     let domain = TrustDomain::try_from("example.org").unwrap();
@@ -42,14 +43,14 @@ fn bundles(cas: &[&Ca]) -> Material {
 }
 
 /// A listener's identity with a trust source of its own.
-struct Guarded {
-    ca: Ca,
-    trust: Arc<Source>,
-    profile: Arc<ServerProfile>,
+pub(super) struct Guarded {
+    pub(super) ca: Ca,
+    pub(super) trust: Arc<Source>,
+    pub(super) profile: Arc<ServerProfile>,
 }
 
 impl Guarded {
-    fn new(id: &str, client_auth: ClientAuth, rule: PeerRule) -> Self {
+    pub(super) fn new(id: &str, client_auth: ClientAuth, rule: PeerRule) -> Self {
         let ca = Ca::new("example.org").unwrap();
         let identity = Source::new(SourceRef::new("test:identity"));
         let own = Arc::new(credential(&ca.mint(id, TTL).unwrap()));
@@ -72,7 +73,7 @@ impl Guarded {
         Self { ca, trust, profile: ServerProfile::new(spec, rule) }
     }
 
-    fn table(&self, upstream: std::net::SocketAddr) -> Table {
+    pub(super) fn table(&self, upstream: std::net::SocketAddr) -> Table {
         let mut table = Table::new(upstream);
         let profile = Arc::clone(&self.profile);
         table.accept = Box::new(move |_, hello| match hello {
@@ -82,17 +83,17 @@ impl Guarded {
         table
     }
 
-    fn start(&self, upstream: std::net::SocketAddr) -> Rig {
+    pub(super) fn start(&self, upstream: std::net::SocketAddr) -> Rig {
         Rig::with(self.table(upstream), Limits::default(), https())
     }
 }
 
-fn https() -> ListenerSpec {
+pub(super) fn https() -> ListenerSpec {
     ListenerSpec { tls: true, ..http() }
 }
 
 /// A client that believes everybody.
-async fn dial(
+pub(super) async fn dial(
     rig: &Rig,
     sni: &str,
     alpn: &str,
@@ -119,7 +120,7 @@ async fn dial(
 }
 
 /// The answer to a request over TLS; `None`: the proxy ended the connection without one.
-async fn ask(rig: &Rig, sni: &str, cert: Option<&Minted>) -> Option<String> {
+pub(super) async fn ask(rig: &Rig, sni: &str, cert: Option<&Minted>) -> Option<String> {
     let mut stream = dial(rig, sni, "http/1.1", cert).await.ok()?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.ok()?;
     let mut bytes = Vec::new();
@@ -208,10 +209,11 @@ async fn connections_whose_trust_is_taken_away_are_drained_then_cut() {
     let client = guarded.ca.mint("spiffe://example.org/client", TTL).unwrap();
     let mut busy = h2(dial(&rig, "a", "h2", Some(&client)).await.unwrap()).await;
     let stalled = busy.send_request(get2("/stall")).await.unwrap();
-    assert_eq!(revoke::sweep(rig.server.registry()), 0);
+    assert_eq!(rig.server.recheck(Instant::now()), Swept { verified: 1, drained: 0 });
+    assert_eq!(rig.server.recheck(Instant::now()), Swept::default(), "nothing has changed");
     guarded.trust.publish(bundles(&[&Ca::new("example.org").unwrap()]));
     let removed = std::time::Instant::now();
-    assert_eq!(revoke::sweep(rig.server.registry()), 1);
+    assert_eq!(rig.server.recheck(Instant::now()), Swept { verified: 1, drained: 1 });
     let cut = http_body_util::BodyExt::collect(stalled.into_body()).await;
     assert!(cut.is_err());
     let after = removed.elapsed();

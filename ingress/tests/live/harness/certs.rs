@@ -1,15 +1,24 @@
 //! Certificates minted for one test.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
+use identity::dev::Minted;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose as Eku, IsCa,
-    KeyPair, KeyUsagePurpose as Usage, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose as Eku, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose as Usage, RevokedCertParams,
+    SanType, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{
+    crypto::aws_lc_rs::sign::any_supported_type,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    sign::CertifiedKey,
+};
 
 /// Serial numbers are counted, so that a test can say which certificate is newer.
 static SERIALS: AtomicU64 = AtomicU64::new(0x1000);
@@ -52,8 +61,36 @@ impl Authority {
 
     /// A workload's certificate: a SPIFFE ID and no name.
     pub(crate) fn workload(&self, id: &str) -> Pair {
-        let uri = SanType::URI(id.try_into().expect("URI"));
-        self.mint_for(vec![uri], id, SystemTime::now() - DAY, SystemTime::now() + DAY)
+        let mut params = params(id, SystemTime::now() - DAY, SystemTime::now() + DAY);
+        params.subject_alt_names = vec![SanType::URI(id.try_into().expect("an ID"))];
+        self.sign(params)
+    }
+
+    /// A leaf with a name and a SPIFFE ID, valid for a day or less.
+    pub(crate) fn svid(&self, name: &str, id: &str, ttl: Duration) -> Pair {
+        let mut params = params(name, SystemTime::now() - DAY, SystemTime::now() + ttl);
+        params.subject_alt_names.push(SanType::URI(id.try_into().expect("an ID")));
+        self.sign(params)
+    }
+
+    /// A revocation list with these certificates on it.
+    pub(crate) fn crl(&self, number: u64, revoked: &[&Pair]) -> String {
+        let now = SystemTime::now();
+        let entry = |pair: &&Pair| RevokedCertParams {
+            serial_number: SerialNumber::from(u64::from_str_radix(&pair.serial, 16).expect("hex")),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: (now - DAY).into(),
+            next_update: (now + DAY).into(),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).expect("list").pem().expect("PEM")
     }
 
     /// A leaf that expired an hour ago.
@@ -67,28 +104,13 @@ impl Authority {
     }
 
     fn mint(&self, name: &str, not_before: SystemTime, not_after: SystemTime) -> Pair {
-        let names = CertificateParams::new([name.to_owned()]).expect("name").subject_alt_names;
-        self.mint_for(names, name, not_before, not_after)
+        self.sign(params(name, not_before, not_after))
     }
 
-    fn mint_for(
-        &self,
-        names: Vec<SanType>,
-        name: &str,
-        not_before: SystemTime,
-        not_after: SystemTime,
-    ) -> Pair {
+    fn sign(&self, mut params: CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("key");
         let serial = SERIALS.fetch_add(1, Relaxed);
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = names;
-        params.key_usages = vec![Usage::DigitalSignature];
-        params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from(serial));
-        params.not_before = not_before.into();
-        params.not_after = not_after.into();
         let cert = params.signed_by(&key, &self.0).expect("leaf");
         Pair {
             cert: cert.pem(),
@@ -100,10 +122,35 @@ impl Authority {
     }
 }
 
+fn params(name: &str, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::new([name.to_owned()]).expect("name");
+    params.key_usages = vec![Usage::DigitalSignature];
+    params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = not_before.into();
+    params.not_after = not_after.into();
+    params
+}
+
 impl Pair {
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::try_from(self.key_der.clone()).expect("PKCS#8")
     }
+
+    /// For either side of TLS.
+    pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
+        certified(&self.der, &self.private_key())
+    }
+}
+
+/// What a dev authority has made, for either side of TLS.
+pub(crate) fn minted(minted: &Minted) -> Arc<CertifiedKey> {
+    certified(&minted.certificate, &PrivateKeyDer::try_from(minted.key_der().to_vec()).expect("PKCS#8"))
+}
+
+fn certified(der: &CertificateDer<'static>, key: &PrivateKeyDer<'_>) -> Arc<CertifiedKey> {
+    Arc::new(CertifiedKey::new(vec![der.clone()], any_supported_type(key).expect("key")))
 }
 
 /// A `kubernetes.io/tls` Secret; keys without a value are left out.

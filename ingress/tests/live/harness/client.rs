@@ -10,7 +10,11 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::ServerName,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
@@ -47,11 +51,13 @@ pub(crate) fn call(method: &str) -> Request<Body> {
 pub(crate) struct Target {
     addr: SocketAddr,
     tls: Option<TlsConnector>,
+    /// The server name that is sent.
+    name: &'static str,
 }
 
 impl From<SocketAddr> for Target {
     fn from(addr: SocketAddr) -> Self {
-        Self { addr, tls: None }
+        Self { addr, tls: None, name: "shop.example" }
     }
 }
 
@@ -60,9 +66,33 @@ impl Target {
     pub(crate) fn tls(addr: SocketAddr, authority: &Authority, alpn: &[u8]) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(authority.der().clone()).expect("authority");
-        let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Self::with(addr, config, alpn)
+    }
+
+    /// As [`Target::tls`], with a certificate of the client's own, if it has one.
+    pub(crate) fn presenting(
+        addr: SocketAddr,
+        authority: &Authority,
+        alpn: &[u8],
+        own: Option<&Arc<CertifiedKey>>,
+    ) -> Self {
+        let Some(own) = own else { return Self::tls(addr, authority, alpn) };
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).expect("authority");
+        let own = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(own)));
+        let config = ClientConfig::builder().with_root_certificates(roots).with_client_cert_resolver(own);
+        Self::with(addr, config, alpn)
+    }
+
+    fn with(addr: SocketAddr, mut config: ClientConfig, alpn: &[u8]) -> Self {
         config.alpn_protocols = vec![alpn.to_vec()];
-        Self { addr, tls: Some(TlsConnector::from(Arc::new(config))) }
+        Self { addr, tls: Some(TlsConnector::from(Arc::new(config))), name: "shop.example" }
+    }
+
+    /// With another server name.
+    pub(crate) fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
     }
 
     /// `None` where nobody accepts any longer: refused, or closed before the handshake, so that nothing was sent.
@@ -72,7 +102,7 @@ impl Target {
         match &self.tls {
             None => Some(Either::Left(stream)),
             Some(tls) => {
-                let name = ServerName::try_from("shop.example").expect("name");
+                let name = ServerName::try_from(self.name).expect("name");
                 tls.connect(name, stream).await.ok().map(Either::Right)
             }
         }
@@ -104,6 +134,11 @@ impl Http1 {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::spawn(running);
         Ok(Some(sender))
+    }
+
+    /// Whether there is a connection no longer.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.as_ref().is_none_or(http1::SendRequest::is_closed)
     }
 
     /// Status and body; an error unless the answer came whole.
@@ -149,6 +184,11 @@ impl Http2 {
         }
     }
 
+    /// Whether there is a connection no longer.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.as_ref().is_none_or(http2::SendRequest::is_closed)
+    }
+
     /// The head of the answer. A request that was not processed because of a GOAWAY is sent again; `None` once nobody
     /// accepts any longer.
     pub(crate) async fn send(
@@ -179,7 +219,7 @@ impl Http2 {
     }
 }
 
-async fn whole(response: Response<Incoming>) -> Result<(u16, String), String> {
+pub(crate) async fn whole(response: Response<Incoming>) -> Result<(u16, String), String> {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.map_err(|error| format!("body: {error:?}"))?;
     Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))

@@ -8,23 +8,29 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Collected, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::WebPkiClientVerifier,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -41,6 +47,11 @@ pub(crate) struct Seen {
     /// When each client certificate was first presented, by serial number.
     pub(crate) serials: Mutex<BTreeMap<String, Instant>>,
     pub(crate) server_names: Mutex<Vec<String>>,
+    /// Connections that are open.
+    pub(crate) open: AtomicI64,
+    /// Requests that wait for the gate, or for ever, by path.
+    pub(crate) held: Mutex<Vec<String>>,
+    gate: watch::Sender<bool>,
 }
 
 /// An HTTP server on a free port of 127.0.0.1; ends when dropped.
@@ -70,6 +81,14 @@ impl Upstream {
         Self::start(Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
+    /// TLS that asks clients for nothing.
+    pub(crate) async fn tls(own: &Arc<CertifiedKey>, alpn: &[u8]) -> Self {
+        let own = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(own)));
+        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(own);
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Self::start(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
     /// Cleartext.
     pub(crate) async fn plain() -> Self {
         Self::start(None).await
@@ -83,7 +102,12 @@ impl Upstream {
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 told.connections.fetch_add(1, Relaxed);
-                tokio::spawn(connection(stream, tls.clone(), Arc::clone(&told)));
+                let (tls, seen) = (tls.clone(), Arc::clone(&told));
+                tokio::spawn(async move {
+                    seen.open.fetch_add(1, Relaxed);
+                    connection(stream, tls, Arc::clone(&seen)).await;
+                    seen.open.fetch_sub(1, Relaxed);
+                });
             }
         });
         Self { addr, seen, accepting }
@@ -91,6 +115,21 @@ impl Upstream {
 
     pub(crate) fn has_seen(&self, serial: &str) -> bool {
         self.seen.serials.lock().contains_key(serial)
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> i64 {
+        self.seen.open.load(Relaxed)
+    }
+
+    /// Whether a request with this path waits.
+    pub(crate) fn holds(&self, path: &str) -> bool {
+        self.seen.held.lock().iter().any(|held| held == path)
+    }
+
+    /// Answers the requests that wait for it.
+    pub(crate) fn open_gate(&self) {
+        self.seen.gate.send_replace(true);
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -106,7 +145,7 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, seen: Arc<Seen>
     let Ok(stream) = tls.accept(stream).await else { return };
     seen.handshakes.fetch_add(1, Relaxed);
     let session = stream.get_ref().1;
-    let serial = serial(session.peer_certificates().expect("required")[0].as_ref());
+    let serial = session.peer_certificates().map(|chain| serial(chain[0].as_ref())).unwrap_or_default();
     seen.serials.lock().entry(serial.clone()).or_insert_with(Instant::now);
     seen.server_names.lock().extend(session.server_name().map(str::to_owned));
     serve(Counted { inner: stream, seen }, serial).await;
@@ -122,8 +161,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: Count
     let seen = Arc::clone(&stream.seen);
     let service = service_fn(move |request| {
         seen.requests.fetch_add(1, Relaxed);
-        let serial = serial.clone();
-        async move { Ok::<_, Infallible>(answer(request, &serial).await) }
+        let (serial, seen) = (serial.clone(), Arc::clone(&seen));
+        async move { Ok::<_, Infallible>(answer(request, &serial, &seen).await) }
     });
     let auto = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     // Clients come and go.
@@ -133,8 +172,28 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: Count
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Says which certificate the connection came with; what the path ends with decides how.
-async fn answer(request: Request<Incoming>, serial: &str) -> Response<Body> {
+async fn answer(request: Request<Incoming>, serial: &str, seen: &Seen) -> Response<Body> {
     let path = request.uri().path().to_owned();
+    match path.rsplit('/').next() {
+        Some("held") => {
+            seen.held.lock().push(path.clone());
+            let mut gate = seen.gate.subscribe();
+            // The gate lives as long as what is seen.
+            let _open = gate.wait_for(|open| *open).await;
+        }
+        Some("stuck") => {
+            seen.held.lock().push(path);
+            return std::future::pending().await;
+        }
+        Some("drip") => {
+            seen.held.lock().push(path);
+            let first = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"drop")))]);
+            return Response::new(
+                StreamBody::new(first.chain(futures_util::stream::pending())).boxed_unsync(),
+            );
+        }
+        _ => {}
+    }
     if request
         .headers()
         .get("content-type")

@@ -12,7 +12,7 @@ use std::{
 use http::Version;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{framing, timed::Phase};
+use super::{frames::Flood, framing, timed::Phase};
 use crate::{
     ConnMeta, Reason,
     net::Worker,
@@ -197,11 +197,17 @@ impl<R: Router> Driver<R> {
         } else if error.is_parse() {
             self.worker.observe.count(Counter::BadFraming);
             self.refused(400, Reason::BAD_FRAMING);
-        } else if is_flood(error) {
-            // h2 does not say of what: of CONTINUATION frames, or of the resets that it counts itself.
-            let counter =
-                if self.phase.in_continuation.get() { Counter::HeadersTooLarge } else { Counter::MaxResets };
-            self.refuse(counter, &error.to_string());
+        } else if self.phase.flood.get().is_some() || is_flood(error) {
+            let (counter, why) = match self.phase.flood.get() {
+                Some(Flood::Headers) => (Counter::HeadersTooLarge, "a header block without end"),
+                Some(Flood::EmptyFrames) => (Counter::EmptyFrames, "DATA frames that carry nothing"),
+                // The client may have gone before it was told.
+                Some(Flood::Resets) | None => (Counter::MaxResets, "too many resets"),
+            };
+            self.refuse(counter, why);
+        } else if !self.h2 && self.phase.is_idle() && self.phase.is_no_http() {
+            self.worker.observe.count(Counter::BadFraming);
+            self.refused(0, Reason::BAD_FRAMING);
         }
         tracing::debug!(%error, "downstream connection ended");
     }

@@ -7,15 +7,27 @@ const HEAD: usize = 9;
 const PREFACE: usize = 24;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const REFUSED_STREAM: u32 = 7;
+
+/// A head of an answer that is no longer than this says its status alone: ours name a server and a date.
+const STATUS_ALONE: usize = 5;
+/// HPACK for a `:status` that stands in no table yet.
+const NEW_STATUS: u8 = 0x48;
+
+/// Bytes of a GOAWAY before what it says in words (RFC 9113 6.8), and the words that are looked at: enough to tell h2's
+/// apart.
+const BEFORE_WORDS: usize = 8;
+const WORDS: usize = 12;
 
 /// Where one direction stands.
 #[derive(Debug, Default)]
 struct Frames {
-    /// Of the present frame's head, and the code of a reset.
-    seen: [u8; HEAD + 4],
+    /// Of the present frame's head, and the code of a reset, the first byte of a short head or the words of a GOAWAY.
+    seen: [u8; HEAD + BEFORE_WORDS + WORDS],
     have: usize,
     /// What is left of the present payload.
     left: usize,
@@ -25,8 +37,13 @@ struct Frames {
 struct Frame {
     kind: u8,
     flags: u8,
+    length: usize,
     /// Of a reset.
     code: u32,
+    /// Of the payload of a short head.
+    first: u8,
+    /// Of a GOAWAY.
+    words: [u8; WORDS],
 }
 
 impl Frames {
@@ -52,15 +69,20 @@ impl Frames {
             *place = byte;
         }
         self.have += 1;
-        let [high, middle, low, kind, flags, _, _, _, _, a, b, c, d] = self.seen;
+        let [high, middle, low, kind, flags, _, _, _, _, a, b, c, d, _, _, _, _, words @ ..] = self.seen;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-        let is_reset = kind == RST_STREAM && length == 4;
-        if self.have < if is_reset { HEAD + 4 } else { HEAD } {
+        let looked_at = match kind {
+            RST_STREAM if length == 4 => 4,
+            HEADERS if (1..=STATUS_ALONE).contains(&length) => 1,
+            GOAWAY if length >= BEFORE_WORDS + WORDS => BEFORE_WORDS + WORDS,
+            _ => 0,
+        };
+        if self.have < HEAD + looked_at {
             return None;
         }
         self.have = 0;
-        self.left = if is_reset { 0 } else { length };
-        Some(Frame { kind, flags, code: u32::from_be_bytes([a, b, c, d]) })
+        self.left = length - looked_at;
+        Some(Frame { kind, flags, length, code: u32::from_be_bytes([a, b, c, d]), first: a, words })
     }
 
     fn is_between(&self) -> bool {
@@ -95,25 +117,67 @@ impl Inbound {
         });
         self.more || self.frames.have > 0 || (self.heading && !self.frames.is_between())
     }
-
-    /// Whether the present header block goes on in a CONTINUATION frame.
-    pub(super) fn in_continuation(&self) -> bool {
-        self.more
-    }
 }
 
 /// What we send.
 #[derive(Debug, Default)]
 pub(super) struct Outbound(Frames);
 
+/// Streams that h2 has ended by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Beyond the limit of streams.
+    pub(super) refused: usize,
+    /// Answered with 431: a head that was too large to be given to anybody. Once for a connection.
+    pub(super) too_large: usize,
+    /// The connection, for a flood.
+    pub(super) flood: Option<Flood>,
+}
+
+/// A flood that h2 has noticed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flood {
+    /// Of bytes or CONTINUATION frames of a header block.
+    Headers,
+    /// Of DATA frames that carry nothing.
+    EmptyFrames,
+    /// Of resets, the client's or those that it provokes.
+    Resets,
+}
+
+impl Flood {
+    /// By h2's words.
+    fn named(words: [u8; WORDS]) -> Option<Self> {
+        match &words {
+            b"too_many_con" | b"header_list_" => Some(Self::Headers),
+            b"too_many_dat" => Some(Self::EmptyFrames),
+            b"too_many_res" | b"too_many_int" => Some(Self::Resets),
+            _ => None,
+        }
+    }
+}
+
 impl Outbound {
-    /// Looks at bytes; gives the number of streams that they refuse.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> usize {
-        let mut refused = 0;
+    /// Looks at bytes; says what h2 has ended with them.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Ended {
+        let mut ended = Ended::default();
         self.0.feed(bytes, |frame| {
-            refused += usize::from(frame.kind == RST_STREAM && frame.code == REFUSED_STREAM);
+            ended.refused += usize::from(frame.kind == RST_STREAM && frame.code == REFUSED_STREAM);
+            ended.too_large += usize::from(frame.is_status_alone());
+            if frame.kind == GOAWAY {
+                ended.flood = ended.flood.or(Flood::named(frame.words));
+            }
         });
-        refused
+        ended
+    }
+}
+
+impl Frame {
+    /// An answer of h2 itself: it has no field, and the only one that h2 gives is 431. Told of the first one of a
+    /// connection: the next ones are a reference of one byte, as trailers can be.
+    fn is_status_alone(&self) -> bool {
+        let alone = self.length <= STATUS_ALONE && self.first == NEW_STATUS;
+        self.kind == HEADERS && self.flags & END_STREAM != 0 && alone
     }
 }
 
@@ -152,10 +216,10 @@ mod tests {
             let (mut outbound, mut rest, mut count) = (Outbound::default(), &all[..], 0);
             for cut in cuts {
                 let (now, later) = rest.split_at(cut.min(rest.len()));
-                count += outbound.feed(now);
+                count += outbound.feed(now).refused;
                 rest = later;
             }
-            prop_assert_eq!(count + outbound.feed(rest), 2);
+            prop_assert_eq!(count + outbound.feed(rest).refused, 2);
         }
     }
 }

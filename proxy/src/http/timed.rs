@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    frames::{Inbound, Outbound},
+    frames::{Flood, Inbound, Outbound},
     notice::Notice,
     resets::EarlyResets,
     stuck::Watch,
@@ -31,13 +31,13 @@ pub(super) struct Phase {
     idle_since: Cell<Instant>,
     /// A head has begun to arrive.
     head_since: Cell<Option<Instant>>,
-    /// A header block goes on in the next frame (HTTP/2).
-    pub(super) in_continuation: Cell<bool>,
     pub(super) resets: EarlyResets,
     /// Bytes that were read since the connection was at rest: the present head, and what came with it.
     head: RefCell<Vec<u8>>,
     /// Whether those begin where a head begins.
     whole: Cell<bool>,
+    /// h2 has ended the connection for a flood.
+    pub(super) flood: Cell<Option<Flood>>,
     /// An HTTP/2 client is to be told that the connection will end, and why.
     ending: Cell<Option<h2::Reason>>,
     /// The present exchange of an HTTP/1.1 connection.
@@ -47,13 +47,13 @@ pub(super) struct Phase {
 impl Phase {
     pub(super) fn new(max_resets: usize) -> Rc<Self> {
         Rc::new(Self {
-            in_continuation: Cell::new(false),
             resets: EarlyResets::new(max_resets),
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             head_since: Cell::new(None),
             head: RefCell::new(Vec::new()),
             whole: Cell::new(false),
+            flood: Cell::new(None),
             ending: Cell::new(None),
             watch: Watch::new(),
         })
@@ -82,6 +82,12 @@ impl Phase {
     /// these bytes, and of HTTP/2.
     pub(super) fn has_fragment(&self) -> bool {
         self.whole.get() && lines(&self.head.borrow()).next().is_some_and(|line| line.contains(&b'#'))
+    }
+
+    /// What the connection began with does not even name HTTP as its protocol. An answer in HTTP/1.1 would be noise to
+    /// whoever sent it, and a client of HTTP/2 takes it for a frame (RFC 9113 3.4).
+    pub(super) fn is_no_http(&self) -> bool {
+        self.whole.get() && is_no_http(&self.head.borrow())
     }
 
     /// The bytes of the head are not needed any longer.
@@ -130,6 +136,12 @@ fn names_length(bytes: &[u8]) -> bool {
     lines(bytes).any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }
 
+/// Of three words in the first line the last one is a protocol; two are HTTP/0.9's.
+fn is_no_http(bytes: &[u8]) -> bool {
+    let mut words = lines(bytes).next().unwrap_or_default().split(|b| *b == b' ').skip(2).peekable();
+    words.peek().is_some() && words.all(|word| !word.to_ascii_uppercase().starts_with(b"HTTP/"))
+}
+
 /// I/O that notes when a request head begins.
 #[derive(Debug)]
 pub(super) struct Timed<S> {
@@ -158,7 +170,6 @@ impl<S> Timed<S> {
         if let Some((inbound, _)) = &mut self.frames {
             let since = inbound.feed(bytes).then(|| self.phase.head_since().unwrap_or_else(Instant::now));
             self.phase.head_since.set(since);
-            self.phase.in_continuation.set(inbound.in_continuation());
             return;
         }
         let begins = self.phase.is_at_rest();
@@ -170,8 +181,13 @@ impl<S> Timed<S> {
 
     fn sent(&mut self, bytes: &[u8]) {
         if let Some((_, outbound)) = &mut self.frames {
-            for _refused in 0..outbound.feed(bytes) {
+            let ended = outbound.feed(bytes);
+            self.phase.flood.set(self.phase.flood.get().or(ended.flood));
+            for _refused in 0..ended.refused {
                 self.observe.count(Counter::MaxStreams);
+            }
+            for _too_large in 0..ended.too_large {
+                self.observe.count(Counter::HeadersTooLarge);
             }
         }
     }
@@ -198,6 +214,14 @@ impl<S: AsyncWrite + Unpin> Timed<S> {
     fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.phase.ending.get().map_or(Poll::Ready(Ok(())), |why| self.notice.poll(why, &mut self.inner, cx))
     }
+
+    /// hyper answers whatever comes.
+    fn refuse_foreign(&self) -> io::Result<()> {
+        if self.frames.is_none() && self.phase.is_idle() && self.phase.is_no_http() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(())
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<S> {
@@ -222,6 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_notice(cx))?;
+        self.refuse_foreign()?;
         self.notice.frame_begins();
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(count)) = written {
@@ -236,6 +261,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_notice(cx))?;
+        self.refuse_foreign()?;
         self.notice.frame_begins();
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(mut count)) = written {

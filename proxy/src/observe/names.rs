@@ -113,6 +113,8 @@ pub enum Counter {
     MaxResets,
     /// `--max-streams` reached: a stream was refused.
     MaxStreams,
+    /// HTTP/2 connections ended for floods of DATA frames that carry nothing.
+    EmptyFrames,
     /// A PROXY protocol header that is missing, malformed or not allowed from this peer (`--proxy-protocol-from`).
     BadProxyProtocol,
     /// Requests refused for their framing.
@@ -181,6 +183,11 @@ impl Counter {
         (Self::HeadersTooLarge, "selvedge_headers_too_large", "--max-header-bytes or --max-headers reached"),
         (Self::MaxResets, "selvedge_max_resets", "--max-resets reached"),
         (Self::MaxStreams, "selvedge_max_streams", "--max-streams reached: a stream was refused"),
+        (
+            Self::EmptyFrames,
+            "selvedge_empty_frames",
+            "HTTP/2 connections ended for floods of DATA frames that carry nothing",
+        ),
         (
             Self::BadProxyProtocol,
             "selvedge_bad_proxy_protocol",

@@ -3,62 +3,9 @@
 use std::time::{Duration, Instant};
 
 use proxy::{limits::Limits, observe::Counter};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::io::AsyncWriteExt as _;
 
-use super::support::*;
-
-pub(super) const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
-
-pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// `GET path` of host `a`, in HPACK without Huffman.
-pub(super) fn block(path: &str) -> Vec<u8> {
-    let length = u8::try_from(path.len()).unwrap();
-    [b"\x82\x86\x41\x01a\x04".as_slice(), &[length], path.as_bytes()].concat()
-}
-
-fn request(stream: u32, path: &str) -> Vec<u8> {
-    frame(HEADERS, END_STREAM | END_HEADERS, stream, &block(path))
-}
-
-fn cancel(stream: u32) -> Vec<u8> {
-    frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())
-}
-
-/// GOAWAY with `ENHANCE_YOUR_CALM`, whatever was served.
-fn calm() -> Vec<u8> {
-    frame(GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11])
-}
-
-fn streams() -> impl Iterator<Item = u32> {
-    (0..).map(|index| index * 2 + 1)
-}
-
-async fn raw_h2(rig: &Rig) -> TcpStream {
-    let mut stream = rig.connect().await;
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    stream.write_all(&frame(4, 0, 0, &[])).await.unwrap();
-    stream
-}
-
-/// What the proxy had to say before it closed the connection.
-async fn is_closed(stream: &mut TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let read = async { while stream.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {} };
-    tokio::time::timeout(Duration::from_secs(10), read).await.expect("still open");
-    bytes
-}
+use super::{frames::*, support::*};
 
 async fn is_fine(good: &mut H2) {
     assert_eq!(good.send_request(get2("/")).await.unwrap().status(), 200, "a good client is unharmed");

@@ -77,6 +77,7 @@ async fn what_is_refused_before_its_head_was_read_is_logged_and_counted_by_its_r
         (many.as_str(), 431, "headers_too_large"),
         ("GET / HTTP/1.1\r\nhost: a\r\nx : 1\r\n\r\n", 400, "bad_framing"),
         ("GET / HTTP/1.1\r\nhost", 0, "header_timeout"),
+        ("INVALID CONNECTION PREFACE\r\n\r\n", 0, "bad_framing"),
         ("PRI * HTTP/2.0\r\n", 0, "header_timeout"),
     ];
     for (bytes, status, reason) in cases {

@@ -10,10 +10,12 @@
 )]
 
 mod admin;
+mod attacks;
 mod bodies;
 mod connect;
 mod drain;
 mod floods;
+mod frames;
 mod hygiene;
 mod limits;
 mod metrics;

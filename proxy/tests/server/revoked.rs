@@ -13,7 +13,7 @@ use proxy::{limits::Limits, observe::Counter, revoke::Swept, route::Accept};
 use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use super::{
-    floods::{END_HEADERS, END_STREAM, HEADERS, block, frame},
+    frames::{END_HEADERS, END_STREAM, HEADERS, block, frame},
     support::*,
     tls::{Guarded, TTL, ask, bundles, dial, https},
 };

@@ -7,8 +7,8 @@ use http::StatusCode;
 use super::Reject;
 use crate::Reason;
 
-/// The normal form of a path: dot segments resolved (also written `%2e`), unreserved characters decoded, backslashes
-/// turned, then slashes merged if asked. Other escapes keep their case. `*` (OPTIONS) stays.
+/// The normal form of a path: dot segments resolved (also written `%2e`), unreserved characters decoded, what is no ASCII
+/// escaped, backslashes turned, then slashes merged if asked. Other escapes keep their case. `*` (OPTIONS) stays.
 ///
 /// Stricter than Envoy in three points, each of which some backend reads as a way out of its prefix: a malformed escape,
 /// a dot segment behind an escaped slash (`..%2f`), and one with parameters (`..;x`).
@@ -39,17 +39,23 @@ pub fn path(path: &str, merge_slashes: bool, reject_escaped_slashes: bool) -> Re
 
 /// The quick answer for most paths.
 fn is_normal(path: &str, merge_slashes: bool) -> bool {
-    let escaped = path.bytes().any(|b| matches!(b, b'%' | b'\\'));
+    let escaped = path.bytes().any(|b| matches!(b, b'%' | b'\\') || !b.is_ascii());
     !(escaped || path.contains("/.") || (merge_slashes && path.contains("//")))
 }
 
-/// Decodes unreserved characters and turns backslashes. `None`: a malformed escape, or NUL.
+/// Decodes unreserved characters, escapes what is no ASCII and turns backslashes. `None`: a malformed escape, or NUL.
 fn decode(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
-    while let Some(at) = rest.find(['%', '\\']) {
+    while let Some(at) = rest.find(|c: char| matches!(c, '%' | '\\') || !c.is_ascii()) {
         let (before, tail) = rest.split_at(at);
         out.push_str(before);
+        if let Some(foreign) = tail.chars().next().filter(|c| !c.is_ascii()) {
+            let (bytes, after) = tail.split_at(foreign.len_utf8());
+            out.extend(bytes.bytes().map(|byte| format!("%{byte:02X}")));
+            rest = after;
+            continue;
+        }
         if let Some(tail) = tail.strip_prefix('\\') {
             out.push('/');
             rest = tail;
@@ -162,6 +168,7 @@ mod tests {
             ("/a/..\\c", "/c"),
             ("//a", "//a"),
             ("/.well-known", "/.well-known"),
+            ("/a\u{e9}/../\u{2215}%2f", "/%E2%88%95%2f"),
             ("/a/...", "/a/..."),
             ("*", "*"),
         ];
@@ -201,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_normal_form_is_its_own(given in "/([a-c./\\\\]|%2[ef]|%6[12]|%5c){0,24}", merge: bool) {
+        fn a_normal_form_is_its_own(given in "/([a-c./\\\\\u{e9}\u{2215}]|%2[ef]|%6[12]|%5c){0,24}", merge: bool) {
             if let Ok(once) = path(&given, merge, false) {
                 let once = once.into_owned();
                 prop_assert!(!once.split('/').any(|segment| segment == "." || segment == ".."), "{}", once);

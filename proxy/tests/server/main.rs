@@ -22,6 +22,7 @@ mod metrics;
 mod preface;
 mod protocols;
 mod revoked;
+mod smuggling;
 mod support;
 mod tls;
 mod upgrades;

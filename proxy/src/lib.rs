@@ -13,6 +13,7 @@ pub mod limits;
 pub mod message;
 pub mod net;
 pub mod observe;
+pub mod parsers;
 pub mod reason;
 pub mod registry;
 mod relay;

@@ -17,7 +17,7 @@ const MAX_ITEMS: usize = 200;
 const MAX_HINT_BYTES: usize = 1024;
 
 /// Reads a message. The second part names what was left out (foreign bundles that cannot be used).
-pub(super) fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Material, Vec<String>), Problem> {
+pub fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Material, Vec<String>), Problem> {
     let malformed = |why: String| {
         Problem::new("svid_malformed", format!("the Workload API's message was discarded: {why}"))
     };

@@ -1,6 +1,6 @@
 //! A source of material: what it last delivered, its health, and who must be rebuilt when it delivers again.
 
-mod delivery;
+pub mod delivery;
 mod endpoint;
 pub mod files;
 pub mod secret;

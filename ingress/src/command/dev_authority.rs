@@ -58,12 +58,16 @@ fn folder_of(file: &Path) -> PathBuf {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
 }
 
-/// Reads the file: YAML by the manifest parser, shape by serde.
 fn read(path: &Path) -> Result<Entries, String> {
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    parse(path, &text)
+}
+
+/// What the file at `path` says: YAML by the manifest parser, shape by serde.
+pub fn parse(path: &Path, text: &str) -> Result<Entries, String> {
     let root =
-        resource::parse_value(&text).map_err(|(line, why)| format!("{}:{line}: {why}", path.display()))?;
+        resource::parse_value(text).map_err(|(line, why)| format!("{}:{line}: {why}", path.display()))?;
     let mut entries: Entries =
         serde_json::from_value(to_json(&root)).map_err(|error| format!("{}: {error}", path.display()))?;
     // As in manifests: relative to the folder of the file that says so, wherever the program was started.

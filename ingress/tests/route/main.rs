@@ -15,3 +15,4 @@ mod redirects;
 mod scan;
 mod tls;
 mod weights;
+mod written;

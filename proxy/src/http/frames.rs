@@ -92,7 +92,7 @@ impl Frames {
 
 /// What a client sends.
 #[derive(Debug)]
-pub(super) struct Inbound {
+pub struct Inbound {
     frames: Frames,
     /// The present frame, or the last one, belongs to a header block.
     heading: bool,
@@ -100,14 +100,20 @@ pub(super) struct Inbound {
     more: bool,
 }
 
+impl Default for Inbound {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Inbound {
     /// Before the preface.
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Self { frames: Frames { left: PREFACE, ..Frames::default() }, heading: false, more: false }
     }
 
     /// Looks at bytes; says whether they end within a header block.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> bool {
+    pub fn feed(&mut self, bytes: &[u8]) -> bool {
         let (heading, more) = (&mut self.heading, &mut self.more);
         self.frames.feed(bytes, |frame| {
             *heading = matches!(frame.kind, HEADERS | CONTINUATION);
@@ -121,22 +127,22 @@ impl Inbound {
 
 /// What we send.
 #[derive(Debug, Default)]
-pub(super) struct Outbound(Frames);
+pub struct Outbound(Frames);
 
 /// Streams that h2 has ended by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ended {
+pub struct Ended {
     /// Beyond the limit of streams.
-    pub(super) refused: usize,
+    pub refused: usize,
     /// Answered with 431: a head that was too large to be given to anybody. Once for a connection.
-    pub(super) too_large: usize,
+    pub too_large: usize,
     /// The connection, for a flood.
-    pub(super) flood: Option<Flood>,
+    pub flood: Option<Flood>,
 }
 
 /// A flood that h2 has noticed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flood {
+pub enum Flood {
     /// Of bytes or CONTINUATION frames of a header block.
     Headers,
     /// Of DATA frames that carry nothing.
@@ -159,7 +165,7 @@ impl Flood {
 
 impl Outbound {
     /// Looks at bytes; says what h2 has ended with them.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Ended {
+    pub fn feed(&mut self, bytes: &[u8]) -> Ended {
         let mut ended = Ended::default();
         self.0.feed(bytes, |frame| {
             ended.refused += usize::from(frame.kind == RST_STREAM && frame.code == REFUSED_STREAM);

@@ -151,7 +151,7 @@ pub fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Str
 
 /// A name or address, with a port that there can be if there is one.
 fn is_host_and_port(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'%' | b'~');
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~');
     let (bare, rest) = match text.strip_prefix('[') {
         None => text.split_at(text.find(':').unwrap_or(text.len())),
         Some(text) => match text.split_once(']') {
@@ -160,7 +160,7 @@ fn is_host_and_port(text: &str) -> bool {
         },
     };
     let literal = text.starts_with('[');
-    let named = !bare.is_empty() && bare.bytes().all(|b| allowed(b) || (literal && b == b':'));
+    let named = !bare.is_empty() && bare.bytes().all(|b| allowed(b) || (literal && matches!(b, b':' | b'%')));
     let port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
     named && (rest.is_empty() || rest.strip_prefix(':').is_some_and(port))
 }
@@ -208,7 +208,7 @@ mod tests {
         assert!(of("/", &[("host", "a/b")]).is_err());
         for bad in [
             "", "a:", "a:99999", "a:b", "a:+1", ":80", "a:1:2", "[::1", "[::1]80", "[::1]:", "[]", "a]",
-            "a[b]",
+            "a[b]", "a%2eb",
         ] {
             assert!(of("/", &[("host", bad)]).is_err(), "{bad}");
         }

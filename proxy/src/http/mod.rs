@@ -5,7 +5,7 @@ mod driver;
 mod engine;
 mod exchange;
 pub mod fields;
-mod frames;
+pub(crate) mod frames;
 mod framing;
 mod normalize;
 mod notice;
@@ -14,7 +14,7 @@ mod prepare;
 mod resets;
 mod respond;
 mod stuck;
-mod timed;
+pub(crate) mod timed;
 mod tunnel;
 mod upgrade;
 

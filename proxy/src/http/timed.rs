@@ -81,7 +81,7 @@ impl Phase {
     /// The head that was just read has a fragment in its target. hyper drops it. Not known of a head that does not begin
     /// these bytes, and of HTTP/2.
     pub(super) fn has_fragment(&self) -> bool {
-        self.whole.get() && lines(&self.head.borrow()).next().is_some_and(|line| line.contains(&b'#'))
+        self.whole.get() && names_fragment(&self.head.borrow())
     }
 
     /// What the connection began with does not even name HTTP as its protocol. An answer in HTTP/1.1 would be noise to
@@ -131,7 +131,13 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     lines.skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty())
 }
 
-fn names_length(bytes: &[u8]) -> bool {
+/// Whether the target of the head that bytes begin with has a fragment.
+pub fn names_fragment(bytes: &[u8]) -> bool {
+    lines(bytes).next().is_some_and(|line| line.contains(&b'#'))
+}
+
+/// Whether the head that bytes begin with has a Content-Length field.
+pub fn names_length(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"content-length";
     lines(bytes).any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }

@@ -3,26 +3,31 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Most bytes of a header that are looked at: version 2 with its extensions.
-pub(crate) const MAX_BYTES: usize = 16 + 2048;
+pub const MAX_BYTES: usize = 16 + 2048;
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest header of version 1, its line end included.
 const V1_MAX: usize = 107;
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Header {
+pub enum Header {
     /// More bytes are needed.
     Incomplete,
     /// This is no PROXY protocol header.
     Absent,
     /// A header of this length; the client, if it names one (a health check of the balancer does not).
-    Present { length: usize, source: Option<SocketAddr> },
+    Present {
+        /// Its bytes, counted from the first one.
+        length: usize,
+        /// The client.
+        source: Option<SocketAddr>,
+    },
     /// It starts like a header and is none.
     Malformed,
 }
 
 /// Reads a header.
-pub(crate) fn parse(bytes: &[u8]) -> Header {
+pub fn parse(bytes: &[u8]) -> Header {
     let starts_like = |signature: &[u8]| {
         let count = bytes.len().min(signature.len());
         bytes.get(..count) == signature.get(..count)
@@ -45,20 +50,27 @@ fn version1(bytes: &[u8]) -> Header {
     let parts: Vec<&str> = line.split(' ').collect();
     let source = match *parts.as_slice() {
         ["PROXY", "UNKNOWN", ..] => None,
-        ["PROXY", family, source, _, port, _] => {
-            let ip = match family {
-                "TCP4" => source.parse().map(IpAddr::V4).ok(),
-                "TCP6" => source.parse().map(IpAddr::V6).ok(),
-                _ => None,
-            };
-            match (ip, port.parse()) {
-                (Some(ip), Ok(port)) => Some(SocketAddr::new(ip, port)),
+        ["PROXY", family, source, destination, source_port, destination_port] => {
+            // The destination is not used; a header of which a part is wrong is not believed in any part.
+            match (address(family, source, source_port), address(family, destination, destination_port)) {
+                (Some(source), Some(_)) => Some(source),
                 _ => return Header::Malformed,
             }
         }
         _ => return Header::Malformed,
     };
     Header::Present { length: end + 2, source }
+}
+
+/// An address and port of version 1, written in the one way that there is (2.1: no leading zeros, no sign).
+fn address(family: &str, ip: &str, port: &str) -> Option<SocketAddr> {
+    let ip = match family {
+        "TCP4" => IpAddr::V4(ip.parse().ok()?),
+        "TCP6" => IpAddr::V6(ip.parse().ok()?),
+        _ => return None,
+    };
+    let plain = port.bytes().all(|b| b.is_ascii_digit()) && (port == "0" || !port.starts_with('0'));
+    plain.then(|| port.parse().ok()).flatten().map(|port| SocketAddr::new(ip, port))
 }
 
 fn version2(bytes: &[u8]) -> Header {
@@ -71,17 +83,23 @@ fn version2(bytes: &[u8]) -> Header {
     let port = |at: usize| {
         addresses.get(at..).and_then(|port| port.first_chunk::<2>()).map(|port| u16::from_be_bytes(*port))
     };
+    // 2.2: what is not assigned must not be believed; of LOCAL the family says nothing.
+    if version_command & 0xf == 1 && (family >> 4 > 3 || family & 0xf > 2) {
+        return Header::Malformed;
+    }
     let source = match (version_command & 0xf, family >> 4) {
         (1, 1) => {
             let ip = addresses.first_chunk::<4>().map(|ip| IpAddr::V4(Ipv4Addr::from(*ip)));
-            let (Some(ip), Some(port)) = (ip, port(8)) else { return Header::Malformed };
+            let (Some(ip), Some(port), 12..) = (ip, port(8), length) else { return Header::Malformed };
             Some(SocketAddr::new(ip, port))
         }
         (1, 2) => {
             let ip = addresses.first_chunk::<16>().map(|ip| IpAddr::V6(Ipv6Addr::from(*ip)));
-            let (Some(ip), Some(port)) = (ip, port(32)) else { return Header::Malformed };
+            let (Some(ip), Some(port), 36..) = (ip, port(32), length) else { return Header::Malformed };
             Some(SocketAddr::new(ip, port))
         }
+        // Two names of 108 bytes, which say nothing about a client's address.
+        (1, 3) if length < 216 => return Header::Malformed,
         _ => None,
     };
     Header::Present { length: 16 + length, source }
@@ -111,7 +129,23 @@ mod tests {
         assert_eq!(parse(&v4), Header::Present { length: 28, source: source("1.2.3.4:1000") });
         assert_eq!(parse(&v4[..20]), Header::Incomplete);
         assert_eq!(parse(&v2(0x11, &[1, 2])), Header::Malformed);
-        assert_eq!(parse(b"PROXY TCP4 x 5.6.7.8 1 2\r\n"), Header::Malformed);
+        for bad in [
+            "TCP4 x 5.6.7.8 1 2",
+            "TCP4 1.2.3.4 x 1 2",
+            "TCP4 1.2.3.4 5.6.7.8 1 x",
+            "TCP4 1.2.3.4 5.6.7.8 01 2",
+            "TCP4 1.2.3.4 5.6.7.8 +1 2",
+            "TCP4  1.2.3.4 5.6.7.8 1 2",
+            "TCP4 ::1 ::1 1 2",
+            "TCP5 1.2.3.4 5.6.7.8 1 2",
+        ] {
+            assert_eq!(parse(format!("PROXY {bad}\r\n").as_bytes()), Header::Malformed, "{bad}");
+        }
+        for family in [0x41, 0x13, 0x31] {
+            assert_eq!(parse(&v2(family, &[0; 12])), Header::Malformed, "{family:x}");
+        }
+        assert_eq!(parse(&v2(0x31, &[0; 216])), Header::Present { length: 232, source: None });
+        assert_eq!(parse(&v2(0x11, &[0; 10])), Header::Malformed, "no destination port");
         assert_eq!(parse(b"GET / HTTP/1.1"), Header::Absent);
         assert_eq!(parse(b"PRO"), Header::Incomplete);
         assert_eq!(parse(&[b"PROXY ".as_slice(), &[b'a'; 200]].concat()), Header::Malformed);

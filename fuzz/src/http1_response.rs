@@ -1,0 +1,46 @@
+//! Bytes of an upstream, through a running server: the client has one reading of its answer, and the next client gets its own.
+
+use std::{io, sync::LazyLock};
+
+use crate::{
+    rig::{Rig, Script},
+    strict::{self, Read, Side},
+};
+
+static RIG: LazyLock<io::Result<Rig>> = LazyLock::new(Rig::start);
+const ASKED: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+
+/// What the upstream answers. A `k` in front keeps its connection open, a `c` ends it.
+///
+/// # Panics
+///
+/// When what must hold does not.
+pub fn target(bytes: &[u8]) {
+    let Some((mark, bytes)) = bytes.split_first() else { return };
+    assert!(RIG.is_ok(), "no server: {:?}", RIG.as_ref().err());
+    let Ok(rig) = &*RIG else { return };
+    rig.script(Script { bytes: bytes.to_vec(), close: *mark != b'k' });
+    let answered = rig.send(ASKED);
+    rig.seen();
+    let mut rest = answered.as_slice();
+    let mut last = String::new();
+    while !rest.is_empty() {
+        match strict::read(rest, Side::Response) {
+            Read::Whole(message) => {
+                assert!(last.is_empty() || last.starts_with('1'), "several answers: {answered:?}");
+                last = message.start.get(1).cloned().unwrap_or_default();
+                rest = rest.get(message.length..).unwrap_or_default();
+            }
+            // Cut off: the client knows.
+            Read::Partial => return,
+            Read::Wrong(why) => {
+                assert!(
+                    why.is_empty(),
+                    "the client has read {why}: {:?}",
+                    String::from_utf8_lossy(&answered)
+                );
+            }
+        }
+    }
+    assert!(!last.is_empty(), "no answer at all");
+}

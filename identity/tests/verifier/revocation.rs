@@ -79,7 +79,7 @@ fn a_new_revocation_list_reaches_a_chain_that_was_already_proved() {
     assert!(Arc::ptr_eq(&peer, &profile.peer(&chain).expect("again")), "the second time from the cache");
     let list = Trust::Crls(vec![crl(&root, &[1, 77], SystemTime::now() + DAY)]);
     lists.publish(Material { own: Vec::new(), trust: Some(list.into()) });
-    assert_eq!(profile.recheck(&peer), Err(F::Revoked));
+    assert_eq!(profile.recheck(&chain), Err(F::Revoked));
 }
 
 /// Judges a chain under a root, with a source of revocation lists.

@@ -9,12 +9,13 @@ fn withdrawn_trust_refuses_a_chain_that_was_already_proved() {
     let root = Authority::root("root");
     let source = trust(spiffe(&[("td", &[&root.cert])]));
     let profile = client(by_spiffe(std::sync::Arc::clone(&source)), None, None);
-    let peer = profile.peer(&[root.svid(ID).cert]).expect("accepted");
-    assert_eq!(profile.recheck(&peer), Ok(()));
+    let chain = [root.svid(ID).cert];
+    let peer = profile.peer(&chain).expect("accepted");
+    assert_eq!(profile.recheck(&chain), Ok(peer.not_after));
     source.publish(Material { own: Vec::new(), trust: Some(spiffe(&[("other", &[&root.cert])]).into()) });
-    assert_eq!(profile.recheck(&peer), Err(F::NoBundle));
+    assert_eq!(profile.recheck(&chain), Err(F::NoBundle));
     source.withdraw(identity::Problem::new("gone", "the bundle was taken back"));
-    assert_eq!(profile.recheck(&peer), Err(F::NoTrust));
+    assert_eq!(profile.recheck(&chain), Err(F::NoTrust));
     assert_eq!(profile.current().expect_err("fails closed").code, "gone");
 }
 

@@ -120,8 +120,6 @@ struct Flow {
     /// Was read and is not written yet, from `written` on.
     rest: Vec<u8>,
     written: usize,
-    /// Something was written since the last flush.
-    unflushed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -221,7 +219,6 @@ impl Flow {
         while let Some(waiting) = self.rest.get(self.written..).filter(|waiting| !waiting.is_empty()) {
             let count = ready!(write(cx, to, waiting, tally))?;
             self.written += count;
-            self.unflushed = true;
         }
         if !self.rest.is_empty() {
             self.rest = Vec::new();
@@ -246,12 +243,10 @@ impl Flow {
             let mut read = ReadBuf::new(scratch);
             match Pin::new(from).poll_read(cx, &mut read) {
                 Poll::Pending => {
-                    // Nothing follows for now: what a TLS session or a buffer holds back has to go out.
-                    if self.unflushed {
-                        match ready!(Pin::new(to).poll_flush(cx)) {
-                            Ok(()) => self.unflushed = false,
-                            Err(_gone) => return Poll::Ready(Err(Failed::Writing)),
-                        }
+                    // Nothing follows for now: what a TLS session or a buffer holds back has to go out. A stream of HTTP/2
+                    // that was reset says so here, too.
+                    if ready!(Pin::new(to).poll_flush(cx)).is_err() {
+                        return Poll::Ready(Err(Failed::Writing));
                     }
                     return Poll::Pending;
                 }
@@ -270,7 +265,6 @@ impl Flow {
                 Poll::Ready(Err(_gone)) => return Poll::Ready(Err(Failed::Writing)),
                 Poll::Pending => 0,
             };
-            self.unflushed = true;
             self.rest = came.get(taken..).unwrap_or_default().to_vec();
             Poll::Ready(Ok(true))
         })

@@ -146,7 +146,11 @@ impl Rig {
         let policy = AddressPolicy { allow_loopback: true, ..AddressPolicy::default() };
         let addresses = Arc::new(ArcSwap::from_pointee(policy));
         let settings = Settings { workers: 2, limits, allow_dev_identity: false };
-        let server = Server::start(settings, addresses, Arc::clone(&observe), Arc::new(table)).unwrap();
+        let clusters = table.routes.iter().map(|route| Arc::clone(&route.cluster)).collect();
+        let table = Arc::new(table);
+        let server = Server::start(settings, addresses, Arc::clone(&observe), Arc::clone(&table)).unwrap();
+        // Connections to clusters that nobody has published are let go of, once a second.
+        server.publish(table, clusters);
         let opened = server.set_listeners(vec![spec]).remove(0).unwrap();
         Self { server, observe, addr: opened.1 }
     }

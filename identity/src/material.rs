@@ -11,7 +11,7 @@ use rustls::{crypto::aws_lc_rs::sign::any_supported_type, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
-use crate::{Problem, SpiffeId, TrustDomain, verify::leaf};
+use crate::{Problem, SourceRef, SpiffeId, TrustDomain, verify::leaf};
 
 /// Mark of certificates that the dev authority issues: an arc under the documentation's private-enterprise example number.
 pub const DEV_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 32473, 7, 1];
@@ -91,6 +91,17 @@ impl Material {
 }
 
 impl Credential {
+    /// Whether it has ended, and what is to be said about that.
+    pub(crate) fn expired(&self, source: &SourceRef, now: SystemTime) -> Option<Problem> {
+        (self.not_after <= now).then(|| {
+            let ended = rfc3339(self.not_after);
+            Problem::new(
+                "identity_expired",
+                format!("certificate {} of {source} expired at {ended}", self.serial),
+            )
+        })
+    }
+
     /// Why a leaf that is a CA is refused, where that counts.
     pub(crate) fn refuse_ca(&self, what: &str) -> Result<(), Problem> {
         if !self.is_ca {

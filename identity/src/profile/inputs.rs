@@ -47,12 +47,7 @@ pub(super) fn own(source: &Source, hint: Option<&str>) -> Result<Arc<Credential>
 }
 
 pub(super) fn not_expired(credential: &Credential, source: &Source) -> Result<(), Problem> {
-    if SystemTime::now() < credential.not_after {
-        return Ok(());
-    }
-    let ended = crate::material::rfc3339(credential.not_after);
-    let message = format!("certificate {} of {} expired at {ended}", credential.serial, source.name());
-    Err(Problem::new("identity_expired", message))
+    credential.expired(source.name(), SystemTime::now()).map_or(Ok(()), Err)
 }
 
 pub(super) fn trust_inputs(verify: &Verify, crl: Option<&Arc<Source>>) -> Result<TrustInputs, Problem> {

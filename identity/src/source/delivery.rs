@@ -16,8 +16,10 @@ const MAX_ITEMS: usize = 200;
 /// Longest hint (W-16).
 const MAX_HINT_BYTES: usize = 1024;
 
-/// Reads a message. The second part names what was left out (foreign bundles that cannot be used).
-pub fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Material, Vec<String>), Problem> {
+/// Reads a message. The second part names what was left out: foreign bundles that cannot be used, authorities of a bundle, and
+/// SVIDs behind the first. Without a first one there is no identity; a mandatory field without a value discards the whole
+/// message (W-13).
+pub fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Material, Vec<Problem>), Problem> {
     let malformed = |why: String| {
         Problem::new("svid_malformed", format!("the Workload API's message was discarded: {why}"))
     };
@@ -30,16 +32,32 @@ pub fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Material, Ve
     let mut own: Vec<Arc<Credential>> = Vec::new();
     let mut bundles = BTreeMap::new();
     let mut warnings = Vec::new();
+    let unusable = |why: String| Problem::new("bundle_unusable", why);
+    if let Some(svid) = message.svids.iter().find(|svid| is_incomplete(svid)) {
+        return Err(malformed(format!("SVID `{}` lacks its ID, certificate, key or bundle", svid.spiffe_id)));
+    }
     let crls = read_crls(message).ok_or_else(|| malformed("a revocation list is malformed".to_owned()))?;
     for svid in &message.svids {
-        let (credential, domain) = read_svid(svid, now).map_err(|problem| {
-            Problem::new(problem.code, format!("the Workload API's message was discarded: {problem}"))
-        })?;
-        if let btree_map::Entry::Vacant(vacant) = bundles.entry(domain) {
-            let (bundle, left_out) = read_bundle(vacant.key(), &svid.bundle, &crls, now)?;
-            warnings.extend(left_out);
-            vacant.insert(bundle);
-        }
+        let read = read_svid(svid, now).and_then(|(credential, domain)| {
+            if let btree_map::Entry::Vacant(vacant) = bundles.entry(domain) {
+                let (bundle, left_out) = read_bundle(vacant.key(), &svid.bundle, &crls, now)?;
+                warnings.extend(left_out.into_iter().map(unusable));
+                vacant.insert(bundle);
+            }
+            Ok(credential)
+        });
+        let credential = match read {
+            Ok(credential) => credential,
+            // Each message is the whole state: of one that is bad here, no earlier one is left.
+            Err(problem) if !own.is_empty() => {
+                warnings.push(Problem::new(problem.code, format!("left out: {problem}")));
+                continue;
+            }
+            Err(problem) => {
+                let message = format!("the Workload API's message was discarded: {problem}");
+                return Err(Problem::new(problem.code, message));
+            }
+        };
         // Of two SVIDs with one hint the first wins (W-15).
         if !own.iter().any(|known| known.hint.is_some() && known.hint == credential.hint) {
             own.push(Arc::new(credential));
@@ -52,10 +70,10 @@ pub fn read(message: &X509svidResponse, now: SystemTime) -> Result<(Material, Ve
         });
         match read {
             Ok((domain, (bundle, left_out))) => {
-                warnings.extend(left_out);
+                warnings.extend(left_out.into_iter().map(unusable));
                 bundles.entry(domain).or_insert(bundle);
             }
-            Err(why) => warnings.push(why),
+            Err(why) => warnings.push(unusable(why)),
         }
     }
     Ok((Material { own, trust: Some(Arc::new(Trust::Spiffe(bundles))) }, warnings))
@@ -72,16 +90,17 @@ fn foreign_domain(name: &str) -> Result<TrustDomain, String> {
     }
 }
 
-fn read_svid(svid: &X509svid, now: SystemTime) -> Result<(Credential, TrustDomain), Problem> {
-    let what = format!("SVID `{}`", svid.spiffe_id);
-    let malformed = |why: &str| Problem::new("svid_malformed", format!("{what} {why}"));
-    if svid.spiffe_id.is_empty()
+/// A mandatory field has its default value.
+fn is_incomplete(svid: &X509svid) -> bool {
+    svid.spiffe_id.is_empty()
         || svid.x509_svid.is_empty()
         || svid.x509_svid_key.is_empty()
         || svid.bundle.is_empty()
-    {
-        return Err(malformed("lacks its ID, certificate, key or bundle"));
-    }
+}
+
+fn read_svid(svid: &X509svid, now: SystemTime) -> Result<(Credential, TrustDomain), Problem> {
+    let what = format!("SVID `{}`", svid.spiffe_id);
+    let malformed = |why: &str| Problem::new("svid_malformed", format!("{what} {why}"));
     if svid.hint.len() > MAX_HINT_BYTES {
         return Err(malformed("has a hint longer than 1024 bytes"));
     }

@@ -118,6 +118,18 @@ impl Source {
         self.state.load_full()
     }
 
+    /// What is wrong at a moment: that an own certificate has ended, and why no newer one came; otherwise what the source
+    /// itself has reported.
+    pub fn problem(&self, now: SystemTime) -> Option<Problem> {
+        let state = self.state();
+        let mut own = state.material.iter().flat_map(|material| &material.own);
+        let Some(expired) = own.find_map(|own| own.expired(&self.name, now)) else {
+            return state.problem.clone();
+        };
+        let why = state.problem.as_ref().map(|problem| format!("{expired}; {problem}"));
+        Some(why.map_or_else(|| expired.clone(), |why| Problem::new(expired.code, why)))
+    }
+
     /// Wakes whenever the state changes in any way. The value is a counter of changes.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

@@ -11,7 +11,7 @@ use proto::workload::{
 };
 use tokio::{
     net::{TcpStream, UnixStream},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -29,6 +29,9 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Backoff after failures: from the first to the second, doubled, jittered.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// A stream that does not renew an SVID in the first three quarters of what it has left is asked anew: it may be dead without
+/// its end having been heard (a middlebox, an agent that hangs). Not before the second, which is for SVIDs of seconds.
+const RENEWAL: (f64, Duration) = (0.75, Duration::from_secs(1));
 /// Retries after a refusal that may be an attestation race.
 const DENIED_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
@@ -88,7 +91,9 @@ impl Follower {
                 Code::InvalidArgument | Code::Unimplemented => {
                     let message =
                         format!("{} answered {}: {}", self.api.endpoint, status.code(), status.message());
-                    self.api.source.fail(Problem::new("svid_source_failed", message));
+                    let problem = Problem::new("svid_source_failed", message);
+                    tracing::error!(source = %self.api.source.name(), code = problem.code, "{problem}; it is not asked again");
+                    self.api.source.fail(problem);
                     return;
                 }
                 Code::PermissionDenied => self.denied(&ended).await,
@@ -99,7 +104,7 @@ impl Follower {
                     tokio::time::sleep(BACKOFF.0.mul_f64(fastrand::f64())).await;
                 }
                 _ => {
-                    self.api.source.reject(unreachable(&self.api.endpoint, status));
+                    self.reject(unreachable(&self.api.endpoint, status));
                     tokio::time::sleep(jitter(self.backoff)).await;
                     self.backoff = (self.backoff * 2).min(BACKOFF.1);
                 }
@@ -119,12 +124,32 @@ impl Follower {
         let since = *self.denied_since.get_or_insert_with(Instant::now);
         let grace_over = ended.delivered || since.elapsed() >= self.api.denied_grace;
         if held && grace_over {
+            let source = self.api.source.name();
+            tracing::error!(%source, code = problem.code, "{problem}; identity and bundles are withdrawn");
             self.api.source.withdraw(problem);
         } else {
-            self.api.source.reject(problem);
+            self.reject(problem);
         }
         let wait = if since.elapsed() < Duration::from_secs(30) { DENIED_RETRY.0 } else { DENIED_RETRY.1 };
         tokio::time::sleep(jitter(wait)).await;
+    }
+
+    /// Shows a problem beside what is held, and says it once.
+    fn reject(&self, problem: Problem) {
+        let source = &self.api.source;
+        if source.state().problem.as_ref() != Some(&problem) {
+            tracing::warn!(source = %source.name(), code = problem.code, "{problem}");
+        }
+        source.reject(problem);
+    }
+
+    /// When the stream has to have said something new.
+    fn renewal_due(&self) -> Instant {
+        let state = self.api.source.state();
+        let own = state.material.iter().flat_map(|material| &material.own);
+        let left = own.map(|own| own.not_after.duration_since(SystemTime::now()).unwrap_or_default()).min();
+        let wait = left.map_or(ANSWER_DEADLINE, |left| left.mul_f64(RENEWAL.0).max(RENEWAL.1));
+        Instant::now() + wait
     }
 
     async fn stream(&mut self) -> Ended {
@@ -133,7 +158,11 @@ impl Follower {
             Err(status) => status,
             Ok(mut stream) => loop {
                 // A malformed first message is an answer too: the stream goes on (error table).
-                let next = if answered {
+                let next = if delivered {
+                    timeout_at(self.renewal_due(), stream.message())
+                        .await
+                        .unwrap_or_else(|_late| Err(Status::unavailable("the SVID was not renewed in time")))
+                } else if answered {
                     stream.message().await
                 } else {
                     timeout(ANSWER_DEADLINE, stream.message())
@@ -161,30 +190,35 @@ impl Follower {
         let source = &self.api.source;
         match delivery::read(message, SystemTime::now()) {
             Err(problem) => {
-                tracing::warn!(source = %source.name(), code = problem.code, "{problem}");
-                source.reject(problem);
+                self.reject(problem);
                 false
             }
             Ok((material, left_out)) => {
                 self.denied_since = None;
                 let state = source.state();
-                let warning =
-                    (!left_out.is_empty()).then(|| Problem::new("bundle_unusable", left_out.join("; ")));
+                let warning = warning(&left_out);
+                let was = state.problem.as_ref().map(|problem| problem.code);
                 if !state.material.as_ref().is_some_and(|held| same(held, &material)) {
                     source.publish(material);
                 } else if warning.is_none() {
                     source.recover();
                 }
-                if let Some(warning) =
-                    warning.filter(|warning| source.state().problem.as_ref() != Some(warning))
-                {
-                    tracing::warn!(source = %source.name(), code = warning.code, "{warning}");
-                    source.reject(warning);
+                match (warning, was) {
+                    (Some(warning), _) => self.reject(warning),
+                    (None, Some(was)) => tracing::info!(source = %source.name(), was, "delivers again"),
+                    (None, None) => {}
                 }
                 true
             }
         }
     }
+}
+
+/// What was left out of a message, as one problem.
+fn warning(left_out: &[Problem]) -> Option<Problem> {
+    let first = left_out.first()?;
+    let all: Vec<_> = left_out.iter().map(ToString::to_string).collect();
+    Some(Problem::new(first.code, all.join("; ")))
 }
 
 /// One message, for the `identity` command.
@@ -197,7 +231,10 @@ pub async fn fetch(
         stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended"))
     };
     match timeout(deadline, one).await {
-        Ok(Ok(message)) => Ok(delivery::read(&message, SystemTime::now())?),
+        Ok(Ok(message)) => {
+            let (material, left_out) = delivery::read(&message, SystemTime::now())?;
+            Ok((material, left_out.iter().map(ToString::to_string).collect()))
+        }
         Ok(Err(status)) => Err(unreachable(endpoint, &status).into()),
         Err(_late) => {
             let message = format!("{endpoint} did not answer within {deadline:?}; is the agent healthy?");

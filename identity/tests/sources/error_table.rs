@@ -6,7 +6,7 @@ use identity::{SourceStatus, source::WorkloadApi};
 use tonic::Code;
 
 use crate::{
-    material::{Rebuilds, Running, ca, code, ids, message, svid, until},
+    material::{Rebuilds, Running, ca, code, ids, message, svid, svid_of, until},
     scripted::{HOLD, Scripted, Step},
 };
 
@@ -67,6 +67,22 @@ async fn an_agent_that_is_away_costs_no_material_and_no_rebuild() {
     let state = until(&client.source, "recovered", |state| state.problem.is_none()).await;
     assert_eq!((state.revision, state.status), (1, SourceStatus::Ready));
     assert_eq!(rebuilds.count(), 0);
+}
+
+/// A middlebox that forgot the connection, an agent that hangs: nobody says that the stream is dead.
+#[tokio::test]
+async fn a_stream_that_does_not_renew_is_asked_anew_before_the_svid_ends() {
+    let ca = ca();
+    let server = Scripted::start(vec![
+        vec![Step::Send(message(vec![svid_of(&ca, A, Duration::from_secs(5))])), HOLD],
+        vec![Step::Send(message(vec![svid(&ca, A)])), HOLD],
+    ]);
+    let client = Running::start(&server.uri, GRACE);
+    let state = until(&client.source, "delivered", |state| state.revision == 1).await;
+    let end = state.material.as_ref().expect("material").own[0].not_after;
+    until(&client.source, "the next", |state| state.revision == 2).await;
+    assert!(std::time::SystemTime::now() < end, "after its end");
+    assert_eq!(server.calls(), 2);
 }
 
 #[tokio::test]

@@ -25,7 +25,11 @@ pub(crate) fn ca() -> Ca {
 }
 
 pub(crate) fn svid(ca: &Ca, id: &str) -> X509svid {
-    let minted = ca.mint(id, HOUR).expect("svid");
+    svid_of(ca, id, HOUR)
+}
+
+pub(crate) fn svid_of(ca: &Ca, id: &str, ttl: Duration) -> X509svid {
+    let minted = ca.mint(id, ttl).expect("svid");
     X509svid {
         spiffe_id: id.to_owned(),
         x509_svid: minted.certificate.to_vec().into(),

@@ -224,6 +224,29 @@ async fn one_bad_foreign_bundle_is_left_out_and_everything_else_is_live() {
 }
 
 #[tokio::test]
+async fn a_bad_svid_behind_a_good_one_is_left_out_and_everything_else_is_live() {
+    let ca = ca();
+    let torn = |id| X509svid { x509_svid_key: svid(&ca, B).x509_svid_key, ..svid(&ca, id) };
+    let state = accepted_with_problem(message(vec![svid(&ca, A), torn(B), svid(&ca, "spiffe://td/c")])).await;
+    assert_eq!(
+        (ids(&state), state.status),
+        (vec![A.to_owned(), "spiffe://td/c".to_owned()], SourceStatus::Ready)
+    );
+    assert_eq!(code(&state), "key_mismatch");
+    let problem = state.problem.clone().expect("problem");
+    assert!(problem.message.contains("left out: ") && problem.message.contains(B), "{problem}");
+    // The first is the default identity: without it there is none.
+    assert!(discarded(message(vec![torn(A), svid(&ca, B)])).await.starts_with("key_mismatch"));
+}
+
+/// The state after one message that is good but for something.
+async fn accepted_with_problem(message: X509svidResponse) -> std::sync::Arc<identity::SourceState> {
+    let server = Scripted::start(vec![vec![Step::Send(message), HOLD]]);
+    let client = Running::start(&server.uri, GRACE);
+    until(&client.source, "delivered", |state| state.revision == 1 && state.problem.is_some()).await
+}
+
+#[tokio::test]
 async fn a_message_beyond_the_limits_is_discarded() {
     let ca = ca();
     let one = svid(&ca, B);

@@ -1,11 +1,12 @@
 //! The control loop: documents and key material in, tables out.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use identity::SourceRef;
 use parking_lot::Mutex;
 use proxy::{
     net::{ListenerSpec, Server},
@@ -48,6 +49,8 @@ pub(super) struct Control {
     /// What the last build was made of.
     set: Arc<Set>,
     said: BTreeSet<String>,
+    /// Sources whose own certificate has ended.
+    expired: BTreeSet<SourceRef>,
 }
 
 impl Control {
@@ -73,6 +76,7 @@ impl Control {
             graces: Graces::default(),
             set: Arc::default(),
             said: BTreeSet::new(),
+            expired: BTreeSet::new(),
         }
     }
 
@@ -129,6 +133,24 @@ impl Control {
         self.said = now;
     }
 
+    /// Own certificates that have ended are named once: nobody delivers such news.
+    fn say_expired(&mut self) {
+        let sources = self.build.lock().keyring.sources();
+        let now = SystemTime::now();
+        let problems = sources.iter().filter_map(|source| Some((source.name(), source.problem(now)?)));
+        let expired: BTreeMap<_, _> =
+            problems.filter(|(_, problem)| problem.code == "identity_expired").collect();
+        for (source, problem) in &expired {
+            if !self.expired.contains(*source) {
+                tracing::error!(%source, code = problem.code, "{problem}; what needs it answers 503 until a new one is there");
+            }
+        }
+        for source in self.expired.iter().filter(|source| !expired.contains_key(source)) {
+            tracing::info!(%source, "has a valid certificate again");
+        }
+        self.expired = expired.into_keys().cloned().collect();
+    }
+
     /// Follows documents and key material until cancelled.
     pub(super) async fn run(
         mut self,
@@ -154,6 +176,7 @@ impl Control {
                 () = tokio::time::sleep(TICK) => self.refresh_keys(&server, &state, &own).await,
             }
             self.sweeper.ask();
+            self.say_expired();
             // At the latest a tick after the last edit: nobody may ever edit again.
             server.sweep();
         }

@@ -150,8 +150,9 @@ impl State {
         let sources = self.sources();
         let row = |source: &Arc<Source>| {
             let state = source.state();
-            let up = state.material.is_some() && state.problem.is_none();
-            let code = state.problem.as_ref().map_or("", |problem| problem.code);
+            let problem = source.problem(SystemTime::now());
+            let up = state.material.is_some() && problem.is_none();
+            let code = problem.as_ref().map_or("", |problem| problem.code);
             (
                 vec![("source", source.name().to_string()), ("problem", code.to_owned())],
                 f64::from(u8::from(up)),
@@ -343,6 +344,6 @@ fn source(source: &Source) -> Value {
         "revision": state.revision,
         "own": own,
         "trust": trust,
-        "problem": state.problem.as_ref().map(|problem| json!({"reason": problem.code, "message": &*problem.message})),
+        "problem": source.problem(SystemTime::now()).map(|problem| json!({"reason": problem.code, "message": &*problem.message})),
     })
 }

@@ -19,3 +19,5 @@ mod removed;
 mod revoked;
 mod rotation;
 mod tcp;
+mod thousand;
+mod workload_api;

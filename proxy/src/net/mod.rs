@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     Reason,
     limits::Limits,
-    observe::Observe,
+    observe::{Gauge, Observe},
     registry::Registry,
     revoke::{self, Present, Swept},
     route::Router,
@@ -253,7 +253,11 @@ impl<R: Router> Server<R> {
         let (used, unused): (Vec<_>, Vec<_>) =
             retired.drain(..).partition(|table| Arc::strong_count(table) > 1);
         *retired = used;
+        self.shared.observe.set_on_control(Gauge::RetiredTables, retired.len());
         drop(retired);
+        if let Ok(control) = tokio::runtime::Handle::try_current() {
+            self.shared.observe.set_on_control(Gauge::Tasks, control.metrics().num_alive_tasks());
+        }
         drop(unused);
     }
 

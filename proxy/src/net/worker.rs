@@ -164,6 +164,7 @@ async fn run<R: Router>(
             },
             due = tick.tick() => {
                 worker.observe.loop_lag(Instant::now().saturating_duration_since(due));
+                worker.observe.set(Gauge::Tasks, tokio::runtime::Handle::current().metrics().num_alive_tasks());
                 worker.upstream.sweep(&worker.shared.clusters.load());
             }
         }

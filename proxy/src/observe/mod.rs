@@ -95,6 +95,14 @@ struct Slab {
     loop_lag_us: AtomicU64,
 }
 
+impl Slab {
+    fn set(&self, gauge: Gauge, value: usize) {
+        if let Some(cell) = self.gauges.get(gauge as usize) {
+            cell.store(i64::try_from(value).unwrap_or(i64::MAX), Relaxed);
+        }
+    }
+}
+
 impl Observe {
     /// Starts the log writer (stdout).
     pub fn new(access_log: AccessLog) -> Arc<Self> {
@@ -155,6 +163,11 @@ impl Observe {
         }
     }
 
+    /// Sets a gauge of the control thread's.
+    pub(crate) fn set_on_control(&self, gauge: Gauge, value: usize) {
+        self.control.set(gauge, value);
+    }
+
     /// The sum of a counter over all workers.
     pub fn total(&self, counter: Counter) -> u64 {
         self.slabs
@@ -208,6 +221,11 @@ impl WorkerObserve {
         if let Some(cell) = self.slab.gauges.get(gauge as usize) {
             cell.store(cell.load(Relaxed).wrapping_add(by), Relaxed);
         }
+    }
+
+    /// Sets a gauge of this worker's.
+    pub(crate) fn set(&self, gauge: Gauge, value: usize) {
+        self.slab.set(gauge, value);
     }
 
     /// The table has changed: clusters may be gone.

@@ -164,6 +164,10 @@ pub enum Gauge {
     UpstreamOpen,
     /// Tunnels: upgraded requests and TCP connections that are relayed.
     TunnelsActive,
+    /// Tasks alive on the workers and the control thread.
+    Tasks,
+    /// Tables that were replaced and are still used by what began under them.
+    RetiredTables,
 }
 
 impl Counter {
@@ -252,6 +256,12 @@ impl Gauge {
             Self::TunnelsActive,
             "selvedge_tunnels_active",
             "Bytes relayed both ways: upgraded requests and TCP connections",
+        ),
+        (Self::Tasks, "selvedge_tasks", "Tasks alive on the workers and the control thread"),
+        (
+            Self::RetiredTables,
+            "selvedge_retired_tables",
+            "Tables that were replaced and are still used by what began under them",
         ),
     ];
 }

@@ -72,11 +72,14 @@ impl Upstream {
     pub(crate) async fn mutual(own: &Pair, clients: &Authority) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(clients.der().clone()).expect("authority");
+        Self::requiring(&own.certified(), roots).await
+    }
+
+    /// TLS that requires a client certificate under these roots.
+    pub(crate) async fn requiring(own: &Arc<CertifiedKey>, roots: RootCertStore) -> Self {
         let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("verifier");
-        let mut config = ServerConfig::builder()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![own.der.clone()], own.private_key())
-            .expect("certificate");
+        let own = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(own)));
+        let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(own);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Self::start(Some(TlsAcceptor::from(Arc::new(config)))).await
     }

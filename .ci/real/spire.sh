@@ -3,45 +3,14 @@
 # is right is served, what is wrong is refused before a byte of the request, and rotations under load lose nothing.
 . "$(dirname "$0")/lib.sh"
 ENVOY=$("$PY/bin/python" -c 'import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), "_bin", "envoy"))')
-SOCKET="$D/agent.sock"
 
 # --- server and agent
-mkdir -p "$D/server" "$D/agent"
-cat > "$D/server.conf" <<CONF
-server { trust_domain = "example.org" bind_address = "127.0.0.1" bind_port = "28081" socket_path = "$D/server.sock" data_dir = "$D/server"
-  log_level = "WARN" default_x509_svid_ttl = "1h" ratelimit { attestation = false signing = false } experimental { cache_reload_interval = "1s" } }
-plugins {
-  DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "$D/server/datastore.sqlite3" } }
-  NodeAttestor "join_token" { plugin_data {} }
-  KeyManager "disk" { plugin_data { keys_path = "$D/server/keys.json" } }
-}
-CONF
-cat > "$D/agent.conf" <<CONF
-agent { trust_domain = "example.org" server_address = "127.0.0.1" server_port = "28081" socket_path = "$SOCKET" data_dir = "$D/agent"
-  trust_bundle_path = "$D/bundle.pem" log_level = "WARN" experimental { sync_interval = "1s" } }
-plugins {
-  NodeAttestor "join_token" { plugin_data {} }
-  KeyManager "disk" { plugin_data { directory = "$D/agent" } }
-  WorkloadAttestor "unix" { plugin_data { discover_workload_path = true } }
-}
-CONF
-server() { "$BIN/spire-server" "$@" -socketPath "$D/server.sock"; }
-start spire-server "$BIN/spire-server" run -config "$D/server.conf"
-until_ok 30 server healthcheck
-server bundle show > "$D/bundle.pem"
-TOKEN=$(server token generate -spiffeID spiffe://example.org/node | awk '/Token/{print $2}')
-start spire-agent "$BIN/spire-agent" run -config "$D/agent.conf" -joinToken "$TOKEN"
-until_ok 30 "$BIN/spire-agent" healthcheck -socketPath "$SOCKET"
+. .ci/real/lib-spire.sh
 
 STATUS=0; "$INGRESS" identity --spiffe-socket "unix://$SOCKET" > "$D/none.txt" 2>&1 || STATUS=$?
 at_least "no entry yet: identity refuses" 1 "$STATUS"
 expect_line "no entry yet: identity says why" "no identity issued" "$D/none.txt"
 
-entry() { # path of the SPIFFE ID, program, seconds to live, more flags
-  local id=$1 program=$2 ttl=$3; shift 3
-  server entry create -parentID spiffe://example.org/node -spiffeID "spiffe://example.org/$id" -selector "unix:path:$program" \
-    -x509SVIDTTL "$ttl" "$@" > /dev/null
-}
 entry ingress "$(readlink -f "$INGRESS")" 15 -dns edge.example.org
 entry app "$(readlink -f "$ENVOY")" 15
 entry filed "$(readlink -f "$BIN/spire-agent")" 3600 -dns filed.example.org

@@ -20,7 +20,10 @@ use proxy::{
     upstream::{Attempts, Cluster, EndpointOrigin, Protocol, Transport, UpstreamTls},
 };
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::{io::AsyncReadExt as _, net::TcpListener};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::support::*;
@@ -126,7 +129,6 @@ impl Behind {
 type ServerStream = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
 
 async fn serve_http1(mut stream: ServerStream, heard: &Cell<usize>) {
-    use tokio::io::AsyncWriteExt as _;
     let mut bytes = Vec::new();
     while let Ok(read @ 1..) = stream.read_buf(&mut bytes).await {
         heard.set(heard.get() + read);
@@ -400,6 +402,46 @@ fn an_edited_rule_is_held_on_pooled_connections_too() {
             let error = rig.ask(&route, get("/")).await.0.unwrap_err();
             assert_eq!(error.reason().code(), "peer_id_mismatch");
         }
+    });
+}
+
+/// The sweep that follows an edit sees connections that are there: one that is being made is asked about once more.
+#[test]
+fn a_rule_edited_while_a_connection_is_made_holds_for_it() {
+    local(async {
+        let (own, theirs) = both_sides();
+        let spec = ServerSpec {
+            name: "upstream".into(),
+            identity: Arc::clone(&theirs),
+            hint: None,
+            client_auth: ClientAuth::Required,
+            verify: Some(spiffe(&theirs)),
+            crl: None,
+            alpn: vec![b"h2".to_vec()],
+            versions: BOTH,
+            cipher_suites: Vec::new(),
+            groups: Vec::new(),
+        };
+        let profile = ServerProfile::new(spec, PeerRule::Anyone);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rig = Rig::new();
+        let cluster = cluster(&rig, listener.local_addr().unwrap(), &own, H2);
+        let edited = Arc::clone(&cluster);
+        tokio::task::spawn_local(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = TlsAcceptor::from(Arc::clone(&profile.current().unwrap().config));
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            // The identity was compared when the preface is sent; the connection is made when SETTINGS are there.
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await.unwrap();
+            edited.set_rule(only("spiffe://example.org/ns/shop/sa/billing"));
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            let mut rest = Vec::new();
+            let _closed = stream.read_to_end(&mut rest).await;
+        });
+        let error = rig.ask(&route(&cluster), get("/")).await.0.unwrap_err();
+        assert_eq!(error.reason().code(), "peer_id_mismatch", "{error}");
+        until("nothing is left of it", || rig.open() == 0).await;
     });
 }
 

@@ -9,7 +9,11 @@ use std::{
     },
 };
 
-use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::WebPkiClientVerifier,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -43,8 +47,17 @@ impl Echo {
 
     /// TLS without client certificates.
     pub(crate) async fn tls(greeting: &'static str, own: &Pair) -> Self {
-        let config = ServerConfig::builder().with_no_client_auth();
-        let config = config.with_single_cert(vec![own.der.clone()], own.private_key()).expect("certificate");
+        Self::over(greeting, &own.certified()).await
+    }
+
+    /// TLS without client certificates and without a greeting.
+    pub(crate) async fn presenting(own: &Arc<CertifiedKey>) -> Self {
+        Self::over("", own).await
+    }
+
+    async fn over(greeting: &'static str, own: &Arc<CertifiedKey>) -> Self {
+        let own = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(own)));
+        let config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(own);
         Self::start(greeting, Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 

@@ -86,7 +86,8 @@ impl Target {
     }
 
     fn with(addr: SocketAddr, mut config: ClientConfig, alpn: &[u8]) -> Self {
-        config.alpn_protocols = vec![alpn.to_vec()];
+        // Nothing: of bytes that no protocol is spoken of.
+        config.alpn_protocols = if alpn.is_empty() { Vec::new() } else { vec![alpn.to_vec()] };
         Self { addr, tls: Some(TlsConnector::from(Arc::new(config))), name: "shop.example" }
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Collected, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
@@ -169,7 +169,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: Count
     });
     let auto = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     // Clients come and go.
-    let _ended = auto.serve_connection(TokioIo::new(stream), service).await;
+    let _ended = auto.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -177,6 +177,9 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// Says which certificate the connection came with; what the path ends with decides how.
 async fn answer(request: Request<Incoming>, serial: &str, seen: &Seen) -> Response<Body> {
     let path = request.uri().path().to_owned();
+    if request.headers().contains_key("upgrade") {
+        return switch(request);
+    }
     match path.rsplit('/').next() {
         Some("held") => {
             seen.held.lock().push(path.clone());
@@ -211,6 +214,22 @@ async fn answer(request: Request<Incoming>, serial: &str, seen: &Seen) -> Respon
     if path.ends_with("/slow") {
         tokio::time::sleep(SLOW).await;
     }
+    response
+}
+
+/// Switches to what is asked for, and echoes it.
+fn switch(request: Request<Incoming>) -> Response<Body> {
+    let mut response = Response::new(Full::default().boxed_unsync());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let fields = response.headers_mut();
+    fields.insert("connection", HeaderValue::from_static("upgrade"));
+    fields.insert("upgrade", request.headers()["upgrade"].clone());
+    tokio::spawn(async move {
+        let Ok(stream) = hyper::upgrade::on(request).await else { return };
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(stream));
+        // Clients come and go.
+        let _ended = tokio::io::copy(&mut read, &mut write).await;
+    });
     response
 }
 

@@ -4,6 +4,7 @@ mod case;
 mod inbound;
 mod outbound;
 mod scene;
+mod tunnels;
 
 use std::{
     collections::BTreeMap,

@@ -1,18 +1,21 @@
 //! An ingress, its upstreams and its clients, before, during and after a change.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
+
+use futures_util::future::join_all;
 
 use super::{
     super::harness::{Authority, Ingress, Upstream, certs::secret},
     case::Case,
     inbound, outbound,
+    tunnels::Tunnels,
 };
 
 pub(super) fn mapping(name: &str, prefix: &str, service: &str, context: &str) -> String {
     let tls = if context.is_empty() { String::new() } else { format!(", tls: {context}") };
     format!(
         "---\napiVersion: getambassador.io/v3alpha1\nkind: Mapping\nmetadata: {{name: {name}}}\n\
-         spec: {{hostname: \"*\", prefix: {prefix}, rewrite: \"\", timeout_ms: 0, service: \"{service}\"{tls}}}\n"
+         spec: {{hostname: \"*\", prefix: {prefix}, rewrite: \"\", timeout_ms: 0, allow_upgrade: [websocket], service: \"{service}\"{tls}}}\n"
     )
 }
 
@@ -25,16 +28,11 @@ pub(super) async fn run(case: Case) {
             upstreams.push(outbound::Row::new(&case, name, alpn).await);
         }
     }
-    let own = Authority::new("listeners");
-    let routes = routes(&case, &own, &plain, &upstreams);
+    let (own, tunnels) = (Authority::new("listeners"), Tunnels::new(&case).await);
+    let routes = routes(&case, &own, &plain, &upstreams) + &tunnels.mappings(&case);
     let folder = tempfile::tempdir().expect("folder");
     case.apply(folder.path(), &case.before, &routes);
-    let socket = case.authority.as_ref().map(|authority| {
-        let sockets = authority.dev.sockets();
-        format!("unix://{}", sockets.first().expect("an entry").1.display())
-    });
-    let flags: Vec<&str> = socket.iter().flat_map(|socket| ["--spiffe-socket", socket.as_str()]).collect();
-    let ingress = Ingress::start(folder.path(), &flags).await;
+    let ingress = start(&case, folder.path()).await;
     let clients: Vec<_> = if case.before.inbound.is_empty() {
         Vec::new()
     } else {
@@ -47,6 +45,7 @@ pub(super) async fn run(case: Case) {
     for row in &upstreams {
         of_upstreams.push(row.begin(&ingress).await);
     }
+    let open = tunnels.begin(&case, &ingress, &own).await;
     let began = Instant::now();
     case.apply(folder.path(), &case.after, &routes);
     let began = case.known(&ingress, began).await;
@@ -58,11 +57,11 @@ pub(super) async fn run(case: Case) {
         .iter()
         .zip(of_upstreams)
         .map(|(row, under_way)| row.check(&ingress, under_way, (began, &case)));
-    futures_util::future::join(
-        futures_util::future::join_all(inbound),
-        futures_util::future::join_all(outbound),
-    )
-    .await;
+    let (_, _, tunnels) = tokio::join!(
+        join_all(inbound),
+        join_all(outbound),
+        join_all(open.into_iter().map(|open| open.check(&ingress, (began, &case))))
+    );
     let metrics = ingress.metrics().await;
     let cut = format!("selvedge_failures_total{{reason=\"{}\"}}", case.cut.1);
     assert!(metrics.contains(&cut), "{metrics}");
@@ -76,6 +75,19 @@ pub(super) async fn run(case: Case) {
     for row in &upstreams {
         row.recovers(&ingress).await;
     }
+    for row in &tunnels {
+        row.recovers().await;
+    }
+}
+
+/// The ingress, on the Workload API of the case if it has one.
+async fn start(case: &Case, manifests: &Path) -> Ingress {
+    let socket = case.authority.as_ref().map(|authority| {
+        let sockets = authority.dev.sockets();
+        format!("unix://{}", sockets.first().expect("an entry").1.display())
+    });
+    let flags: Vec<&str> = socket.iter().flat_map(|socket| ["--spiffe-socket", socket.as_str()]).collect();
+    Ingress::start(manifests, &flags).await
 }
 
 /// What is the same before and after.

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use ingress::{plan::Outcome, report::Severity};
 use proxy::route::{Action, Router as _};
 
-use crate::manifests::{Ask, Compiled, ask, documents};
+use crate::manifests::{Ask, Compiled, ask, connect, documents};
 
 /// Most documents of one input.
 const MAX_DOCUMENTS: usize = 10;
@@ -83,6 +83,8 @@ const MAPPING: Fields = &[
     ("labels", &["{a: [b]}"]),
     ("bypass_auth", &["true"]),
     ("ambassador_id", &["[default]", "other", "[]"]),
+    ("allow_upgrade", &["[websocket]", "[CONNECT]", "[h2c]", "\"a b\""]),
+    ("use_websocket", &["true", "7"]),
     ("timeout_mss", &["5"]),
 ];
 const HOST: Fields = &[
@@ -167,6 +169,16 @@ const MODULE: Fields = &[(
     ],
 )];
 const SECRET: Fields = &[("x", &["y"])];
+const TCP: Fields = &[
+    ("port", &["9000", "8443", "0", "70000", "x"]),
+    ("host", &["a.example.com", "\"*\"", "\"*.example.com\"", "\"a b\""]),
+    ("address", &["127.0.0.1", "\"::\"", "x"]),
+    ("service", &["svc:80", "https://svc:8443", "ftp://x", "\"\""]),
+    ("tls", &["ctx", "gone", "true"]),
+    ("weight", &["50", "101"]),
+    ("idle_timeout_ms", &["1000", "soon"]),
+    ("circuit_breakers", &["[]"]),
+];
 const OTHER: Fields = &[("auth_service", &["auth:80"]), ("service", &["svc"]), ("port", &["80"])];
 
 const KINDS: &[(&str, Fields)] = &[
@@ -178,7 +190,7 @@ const KINDS: &[(&str, Fields)] = &[
     ("TLSContext", CONTEXT),
     ("Module", MODULE),
     ("Secret", SECRET),
-    ("TCPMapping", OTHER),
+    ("TCPMapping", TCP),
     ("RateLimitService", OTHER),
 ];
 
@@ -241,6 +253,7 @@ pub fn target(bytes: &[u8]) {
     let all_are_refused = text.contains("ip_allow");
     assert!(kept || all_are_refused, "the neighbour is lost in\n{text}");
     let table = compiled.table();
+    connect(&table, &["a.example.com", "neighbour.test"]);
     let fields = HeaderMap::new();
     for (authority, path) in [
         ("neighbour.test", "/neighbour/x"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ingress::command::explain::{Question, answer};
 
-use crate::manifests::{Ask, Compiled, ask, documents};
+use crate::manifests::{Ask, Compiled, ask, connect, documents};
 
 /// Files that are larger only cost time here.
 const MAX_BYTES: usize = 16 * 1024;
@@ -27,6 +27,7 @@ pub fn target(bytes: &[u8]) {
         assert!(named, "{} is not in the report", error.message);
     }
     let table = compiled.table();
+    connect(&table, &["a.example.com"]);
     let fields = http::HeaderMap::new();
     let usual = ["GET * /", "GET a.example.com /a/b", "POST 10.0.0.1 /a"];
     let written = text.lines().filter_map(|line| line.strip_prefix("#? ")).take(8);

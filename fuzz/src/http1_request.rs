@@ -4,7 +4,7 @@
 use std::{io, sync::LazyLock};
 
 use crate::{
-    rig::Rig,
+    rig::{Rig, stays},
     strict::{self, Message, Read, Side},
 };
 
@@ -28,6 +28,7 @@ pub fn target(bytes: &[u8]) {
     for message in &seen {
         let one = |name: &str| message.fields.iter().filter(|(known, _)| known == name).count() == 1;
         assert!(one("host") && one("x-forwarded-for") && one("x-request-id"), "{message:?}");
+        assert!(stays(message), "{message:?}");
     }
     // Where the client's own bytes have one reading, ours is the same.
     if rest.is_empty() {

@@ -10,7 +10,11 @@ use crate::{
 static RIG: LazyLock<io::Result<Rig>> = LazyLock::new(Rig::start);
 const ASKED: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
 
-/// What the upstream answers. A `k` in front keeps its connection open, a `c` ends it.
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// What the upstream answers. A `k` in front keeps its connection open, a `c` ends it; `u` keeps it, and the client asks for an
+/// upgrade.
 ///
 /// # Panics
 ///
@@ -19,8 +23,8 @@ pub fn target(bytes: &[u8]) {
     let Some((mark, bytes)) = bytes.split_first() else { return };
     assert!(RIG.is_ok(), "no server: {:?}", RIG.as_ref().err());
     let Ok(rig) = &*RIG else { return };
-    rig.script(Script { bytes: bytes.to_vec(), close: *mark != b'k' });
-    let answered = rig.send(ASKED);
+    rig.script(Script { bytes: bytes.to_vec(), close: !matches!(mark, b'k' | b'u') });
+    let answered = rig.send(if *mark == b'u' { UPGRADE } else { ASKED });
     rig.seen();
     let mut rest = answered.as_slice();
     let mut last = String::new();
@@ -30,6 +34,11 @@ pub fn target(bytes: &[u8]) {
                 assert!(last.is_empty() || last.starts_with('1'), "several answers: {answered:?}");
                 last = message.start.get(1).cloned().unwrap_or_default();
                 rest = rest.get(message.length..).unwrap_or_default();
+                if last == "101" {
+                    // From here on the bytes are the protocol's.
+                    assert!(*mark == b'u', "a switch that nobody asked for: {answered:?}");
+                    return;
+                }
             }
             // Cut off: the client knows.
             Read::Partial => return,

@@ -18,7 +18,7 @@ use ingress::{
 use proxy::{
     ConnMeta,
     message::{Fields, Head, Scheme},
-    route::{Action, Decision, Dice, Router as _},
+    route::{Action, Decision, Dice, Hello, Router as _},
     upstream::Clusters,
 };
 use resource::{Document, SourceError, parse, parse_each};
@@ -96,6 +96,23 @@ impl Compiled {
     /// Publishes.
     pub(crate) fn table(self) -> Arc<Table> {
         Publisher::new(Clusters::new(None)).table(self.plan, &self.keyring).0
+    }
+}
+
+/// Opens connections on every listener, with these server names and none: before TLS and, where bytes are relayed, behind it.
+pub(crate) fn connect(table: &Table, names: &[&str]) {
+    for listener in table.listeners() {
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.bind.port()));
+        let mut conn = ConnMeta::new(Arc::clone(&listener.name), here.port(), here, here);
+        for sni in names.iter().copied().map(Some).chain([None]) {
+            let hello = Hello { sni, alpn: &[] };
+            let accepted = [(); 2].map(|()| format!("{:?}", table.accept(&conn, Some(&hello))));
+            assert_eq!(accepted.first(), accepted.last());
+            conn.sni = sni.map(Into::into);
+            let decided = [(); 2].map(|()| format!("{:?}", table.connection(&conn, Dice::new(42))));
+            assert_eq!(decided.first(), decided.last());
+        }
+        let _without_tls = table.accept(&conn, None);
     }
 }
 

@@ -45,6 +45,20 @@ struct Seen {
     wrong: Option<String>,
 }
 
+/// Whether a message asks for no other protocol than the one that is allowed, and in no other way.
+pub(crate) fn stays(message: &Message) -> bool {
+    let all = |name: &str| -> Vec<&[u8]> {
+        message.fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_slice()).collect()
+    };
+    match (all("connection").as_slice(), all("upgrade").as_slice()) {
+        ([], []) => true,
+        ([connection], [upgrade]) => {
+            connection.eq_ignore_ascii_case(b"upgrade") && upgrade.eq_ignore_ascii_case(b"websocket")
+        }
+        _ => false,
+    }
+}
+
 /// What the upstream says to everything but the probe.
 #[derive(Clone)]
 pub(crate) struct Script {
@@ -204,7 +218,7 @@ async fn serve() -> io::Result<(Rig, Arc<Server<Table>>)> {
     };
     let origin = EndpointOrigin::Static(vec![upstream_addr]);
     let cluster = Clusters::new(None).get(&key, &"upstream".into(), &origin, || Transport::Plain);
-    let upgrades = Upgrades::default();
+    let upgrades = Upgrades::new(["websocket"]);
     let route = Route { cluster, timeout: None, idle_timeout: None, retry: RetryPolicy::default(), upgrades };
     let table = Table { route, edits: Edits::default(), policy: HttpPolicy::default() };
     let addresses = AddressPolicy { allow_loopback: true, ..AddressPolicy::default() };

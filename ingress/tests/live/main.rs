@@ -18,6 +18,7 @@ mod recreated;
 mod removed;
 mod revoked;
 mod rotation;
+mod streams;
 mod tcp;
 mod thousand;
 mod workload_api;

@@ -147,6 +147,12 @@ impl Http1 {
         self.try_ask(request).await?.ok_or_else(|| "refused".to_owned())
     }
 
+    /// The head of the answer, on a connection that is not used again.
+    pub(crate) async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, String> {
+        let mut sender = self.connection().await?.ok_or_else(|| "refused".to_owned())?;
+        sender.send_request(request).await.map_err(|error| format!("{error:?}"))
+    }
+
     /// As [`Http1::ask`]; `None` where the connection was refused.
     pub(crate) async fn try_ask(&mut self, request: Request<Body>) -> Result<Option<(u16, String)>, String> {
         let Some(mut sender) = self.connection().await? else { return Ok(None) };

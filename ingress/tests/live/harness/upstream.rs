@@ -70,18 +70,12 @@ impl Drop for Upstream {
 impl Upstream {
     /// TLS that requires a client certificate of an authority.
     pub(crate) async fn mutual(own: &Pair, clients: &Authority) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(clients.der().clone()).expect("authority");
-        Self::requiring(&own.certified(), roots).await
+        Self::start(Some(mutual(own, clients))).await
     }
 
     /// TLS that requires a client certificate under these roots.
     pub(crate) async fn requiring(own: &Arc<CertifiedKey>, roots: RootCertStore) -> Self {
-        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("verifier");
-        let own = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(own)));
-        let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(own);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Self::start(Some(TlsAcceptor::from(Arc::new(config)))).await
+        Self::start(Some(requiring(own, roots))).await
     }
 
     /// TLS that asks clients for nothing.
@@ -138,6 +132,21 @@ impl Upstream {
     pub(crate) fn bytes(&self) -> u64 {
         self.seen.bytes.load(Relaxed)
     }
+}
+
+/// HTTP over TLS that requires a client certificate of an authority.
+pub(crate) fn mutual(own: &Pair, clients: &Authority) -> TlsAcceptor {
+    let mut roots = RootCertStore::empty();
+    roots.add(clients.der().clone()).expect("authority");
+    requiring(&own.certified(), roots)
+}
+
+fn requiring(own: &Arc<CertifiedKey>, roots: RootCertStore) -> TlsAcceptor {
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("verifier");
+    let own = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(own)));
+    let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(own);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, seen: Arc<Seen>) {

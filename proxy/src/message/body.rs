@@ -158,10 +158,24 @@ pub type AtEnd = Box<dyn FnOnce()>;
 /// Why we have cut an upstream connection, once we have: shared by what runs on it.
 pub type Cut = Rc<OnceCell<Reason>>;
 
+/// Why a response's body is not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// hyper says so.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// The stream was reset without an error and before its end, which hyper takes for one (RFC 9113 8.1 allows that only
+    /// behind a whole answer).
+    #[error("the stream was reset before its end")]
+    Short,
+}
+
 /// The body of a response as it comes from the upstream.
 #[derive(Default)]
 pub struct ResBody {
     body: Option<Incoming>,
+    /// It is a stream of HTTP/2.
+    http2: bool,
     at_end: Option<AtEnd>,
     cut: Cut,
 }
@@ -173,9 +187,9 @@ impl fmt::Debug for ResBody {
 }
 
 impl ResBody {
-    /// A body from an upstream connection.
-    pub fn new(body: Incoming, at_end: AtEnd, cut: Cut) -> Self {
-        let mut body = Self { body: Some(body), at_end: Some(at_end), cut };
+    /// A body from an upstream connection, which speaks HTTP/2 or not.
+    pub fn new(body: Incoming, http2: bool, at_end: AtEnd, cut: Cut) -> Self {
+        let mut body = Self { body: Some(body), http2, at_end: Some(at_end), cut };
         body.end_if_over();
         body
     }
@@ -196,14 +210,18 @@ impl ResBody {
 
 impl Body for ResBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Failed;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        let http2 = self.http2;
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut *body).poll_frame(cx)).map(|frame| frame.map_err(Failed::Http));
+        if frame.is_none() && http2 && !body.is_end_stream() {
+            frame = Some(Err(Failed::Short));
+        }
         match &frame {
             Some(Err(_)) => self.at_end = None,
             Some(Ok(_)) => self.end_if_over(),

@@ -8,7 +8,7 @@ pub mod hygiene;
 mod replay;
 
 pub use answer::Answer;
-pub use body::{AtEnd, Broken, Cut, ReqBody, ResBody, Tally};
+pub use body::{AtEnd, Broken, Cut, Failed, ReqBody, ResBody, Tally};
 pub use edits::{Edits, HeaderEdit, PathEdit};
 pub use head::{Fields, Head, RawFields, Scheme};
 pub use replay::{REPLAY_LIMIT, Replay};

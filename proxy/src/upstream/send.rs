@@ -287,7 +287,7 @@ impl Upstream {
             }
         };
         let cut = Rc::clone(&conn.cut);
-        Ok(Answered::Whole(response.map(|body| ResBody::new(body, at_end, cut))))
+        Ok(Answered::Whole(response.map(|body| ResBody::new(body, http2, at_end, cut))))
     }
 }
 

@@ -224,6 +224,36 @@ fn a_refused_stream_is_sent_again_even_with_a_body() {
 }
 
 #[test]
+fn an_answer_that_is_reset_before_its_end_never_looks_whole() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rig = Rig::new();
+        let route = route(&rig.cluster(Protocol::Http2, &[listener.local_addr().unwrap()]));
+        let ((), mut peer) = tokio::join!(
+            async {
+                for (code, whole) in [(0_u32, false), (8, false), (2, false), (0, true)] {
+                    let (answer, _) = rig.ask(&route, get("/")).await;
+                    let body = answer.expect("a head").body;
+                    assert_eq!(body.is_some(), whole, "code {code}: {body:?}");
+                }
+            },
+            async {
+                let mut peer = Frames::accept(&listener).await;
+                for (code, whole) in [(0_u32, false), (8, false), (2, false), (0, true)] {
+                    let (stream, _) = peer.request().await;
+                    peer.send(HEADERS, 0x4, stream, &[0x88]).await;
+                    peer.send(0, u8::from(whole), stream, b"part").await;
+                    peer.send(3, 0, stream, &code.to_be_bytes()).await;
+                }
+                peer
+            }
+        );
+        drop((route, rig));
+        peer.closed().await;
+    });
+}
+
+#[test]
 fn refusals_without_end_are_bounded() {
     local(async {
         let rig = Rig::new();

@@ -70,8 +70,7 @@ fn is_heading(mut bytes: &[u8]) -> bool {
 fn refusals(mut bytes: &[u8]) -> usize {
     let mut count = 0;
     while let Some((head, payload, rest)) = frame(bytes) {
-        let [_, _, low, kind, ..] = *head;
-        count += usize::from(kind == 3 && low == 4 && payload == [0, 0, 0, 7]);
+        count += usize::from(head.starts_with(&[0, 0, 4, 3]) && payload == [0, 0, 0, 7]);
         bytes = rest;
     }
     count

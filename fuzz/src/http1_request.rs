@@ -4,7 +4,7 @@
 use std::{io, sync::LazyLock};
 
 use crate::{
-    rig::{Rig, stays},
+    rig::{Rig, SOON, stays},
     strict::{self, Message, Read, Side},
 };
 
@@ -22,7 +22,7 @@ pub fn target(bytes: &[u8]) {
     }
     assert!(RIG.is_ok(), "no server: {:?}", RIG.as_ref().err());
     let Ok(rig) = &*RIG else { return };
-    rig.send(bytes);
+    rig.send(bytes, SOON);
     let seen = rig.seen();
     let (sent, rest) = messages(bytes);
     for message in &seen {

@@ -3,7 +3,7 @@
 use std::{io, sync::LazyLock};
 
 use crate::{
-    rig::{Rig, Script},
+    rig::{PATIENCE, Rig, SOON, Script},
     strict::{self, Read, Side},
 };
 
@@ -23,8 +23,11 @@ pub fn target(bytes: &[u8]) {
     let Some((mark, bytes)) = bytes.split_first() else { return };
     assert!(RIG.is_ok(), "no server: {:?}", RIG.as_ref().err());
     let Ok(rig) = &*RIG else { return };
-    rig.script(Script { bytes: bytes.to_vec(), close: !matches!(mark, b'k' | b'u') });
-    let answered = rig.send(if *mark == b'u' { UPGRADE } else { ASKED });
+    let close = !matches!(mark, b'k' | b'u');
+    rig.script(Script { bytes: bytes.to_vec(), close });
+    let (asked, patience) =
+        (if *mark == b'u' { UPGRADE } else { ASKED }, if close { PATIENCE } else { SOON });
+    let answered = rig.send(asked, patience);
     rig.seen();
     let mut rest = answered.as_slice();
     let mut last = String::new();
@@ -51,5 +54,5 @@ pub fn target(bytes: &[u8]) {
             }
         }
     }
-    assert!(!last.is_empty(), "no answer at all");
+    assert!(!close || !last.is_empty(), "no answer at all");
 }

@@ -2,7 +2,7 @@
 
 use std::{io, sync::LazyLock};
 
-use crate::rig::{Rig, stays};
+use crate::rig::{Rig, SOON, stays};
 
 static RIG: LazyLock<io::Result<Rig>> = LazyLock::new(Rig::start);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -16,7 +16,7 @@ const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 pub fn target(bytes: &[u8]) {
     assert!(RIG.is_ok(), "no server: {:?}", RIG.as_ref().err());
     let Ok(rig) = &*RIG else { return };
-    rig.send(&[PREFACE, EMPTY_SETTINGS, bytes].concat());
+    rig.send(&[PREFACE, EMPTY_SETTINGS, bytes].concat(), SOON);
     for message in rig.seen() {
         let one = |name: &str| message.fields.iter().filter(|(known, _)| known == name).count() == 1;
         assert!(one("host") && one("x-forwarded-for") && one("x-request-id"), "{message:?}");

@@ -31,10 +31,10 @@ use tokio::{
 
 use crate::strict::{self, Message, Read, Side};
 
-/// Whoever waits for longer waits for nothing: the client ends its side then, and every deadline of the server is this.
-const SOON: Duration = Duration::from_millis(40);
-/// How long a client waits for a server that owes it something.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A client that is answered nothing for so long ends its side: perhaps nobody owes it anything.
+pub(crate) const SOON: Duration = Duration::from_millis(40);
+/// How long a client waits for a server that owes it something, and every deadline of the server: a busy machine is no finding.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Asked by a well-behaved client after each run.
 const PROBE: &str = "/probe";
 
@@ -139,9 +139,9 @@ impl Rig {
         waiting.recv().map_err(io::Error::other)?
     }
 
-    /// Sends bytes as a client that ends its side when nothing comes any longer; gives what was answered.
-    pub(crate) fn send(&self, bytes: &[u8]) -> Vec<u8> {
-        let answered = self.exchange(bytes, SOON);
+    /// Sends bytes as a client that ends its side when nothing comes for so long; gives what was answered.
+    pub(crate) fn send(&self, bytes: &[u8], patience: Duration) -> Vec<u8> {
+        let answered = self.exchange(bytes, patience);
         self.probe();
         answered
     }
@@ -240,10 +240,10 @@ async fn serve() -> io::Result<(Rig, Arc<Server<Table>>)> {
 
 fn limits() -> Limits {
     Limits {
-        header_timeout: SOON * 4,
-        idle_timeout: SOON * 4,
-        upstream_timeout: SOON * 4,
-        stream_idle_timeout: SOON * 4,
+        header_timeout: PATIENCE,
+        idle_timeout: PATIENCE,
+        upstream_timeout: PATIENCE,
+        stream_idle_timeout: PATIENCE,
         ..Limits::default()
     }
 }

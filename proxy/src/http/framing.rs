@@ -1,5 +1,7 @@
 //! Framing: what two parsers could read differently is refused (RFC 9112 6.1, 6.3).
 
+use std::net::Ipv6Addr;
+
 use http::{HeaderMap, StatusCode, Uri, Version, header};
 
 use crate::Reason;
@@ -149,6 +151,12 @@ pub fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Str
     Ok(chosen.to_ascii_lowercase())
 }
 
+/// An IPv6 address, with a zone if there is one (RFC 6874).
+fn is_literal(text: &str) -> bool {
+    let (address, zone) = text.split_once("%25").unwrap_or((text, "0"));
+    address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
 /// A name or address, with a port that there can be if there is one.
 fn is_host_and_port(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~');
@@ -159,8 +167,8 @@ fn is_host_and_port(text: &str) -> bool {
             None => return false,
         },
     };
-    let literal = text.starts_with('[');
-    let named = !bare.is_empty() && bare.bytes().all(|b| allowed(b) || (literal && matches!(b, b':' | b'%')));
+    let named =
+        if text.starts_with('[') { is_literal(bare) } else { !bare.is_empty() && bare.bytes().all(allowed) };
     let port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
     named && (rest.is_empty() || rest.strip_prefix(':').is_some_and(port))
 }
@@ -207,12 +215,30 @@ mod tests {
         assert!(of("/", &[("host", "u@a")]).is_err());
         assert!(of("/", &[("host", "a/b")]).is_err());
         for bad in [
-            "", "a:", "a:99999", "a:b", "a:+1", ":80", "a:1:2", "[::1", "[::1]80", "[::1]:", "[]", "a]",
-            "a[b]", "a%2eb",
+            "",
+            "a:",
+            "a:99999",
+            "a:b",
+            "a:+1",
+            ":80",
+            "a:1:2",
+            "[::1",
+            "[::1]80",
+            "[::1]:",
+            "[]",
+            "a]",
+            "a[b]",
+            "a%2eb",
+            "[g]",
+            "[1.2.3.4]",
+            "[::1:]",
+            "[::1%eth0]",
+            "[::1%25]",
         ] {
             assert!(of("/", &[("host", bad)]).is_err(), "{bad}");
         }
-        for good in ["a", "a:0443", "[::1]", "[::1]:65535", "10.0.0.1:80", "a_b.example"] {
+        for good in ["a", "a:0443", "[::1]", "[::1]:65535", "[fe80::1%25eth0]", "10.0.0.1:80", "a_b.example"]
+        {
             assert_eq!(of("/", &[("host", good)]), Ok(good.to_owned()));
         }
         let h2 = authority(Version::HTTP_2, &Uri::from_static("http://a/"), &headers(&[("host", "b")]));

@@ -85,9 +85,17 @@ fn escaped_slash(text: &str) -> Option<usize> {
     [at(b"%2f"), at(b"%5c")].into_iter().flatten().min()
 }
 
-/// Whether a backend that decodes slashes, or that drops `;` parameters, would find a dot segment in this segment.
+fn starts_with_escape(text: &str, escape: &[u8]) -> bool {
+    text.as_bytes().get(..escape.len()).is_some_and(|start| start.eq_ignore_ascii_case(escape))
+}
+
+/// Whether a backend that decodes slashes, or that drops `;` parameters, escaped or not, would find a dot segment in this segment.
 fn hides_dots(segment: &str) -> bool {
-    let is_dots = |piece: &str| matches!(piece.split(';').next(), Some("." | ".."));
+    let is_dots = |piece: &str| {
+        let dots = piece.trim_start_matches('.');
+        let ends = dots.is_empty() || dots.starts_with(';') || starts_with_escape(dots, b"%3b");
+        ends && matches!(piece.len() - dots.len(), 1 | 2)
+    };
     if matches!(segment, "." | "..") {
         return false;
     }
@@ -164,6 +172,7 @@ mod tests {
             ("/a/%2F%2f/c", "/a/%2F%2f/c"),
             ("/a//../b", "/a/b"),
             ("/a;x/b;y", "/a;x/b;y"),
+            ("/a/...%3b/..a;x", "/a/...%3b/..a;x"),
             ("/a\\b", "/a/b"),
             ("/a/..\\c", "/c"),
             ("//a", "//a"),
@@ -197,6 +206,9 @@ mod tests {
             "/a/x%2f../b",
             "/a/..;/b",
             "/a/.;x=1",
+            "/a/..%3bx/b",
+            "/a/.%3B",
+            "/a/x%2f..%3b/b",
             "/a/%2e.;x/b",
         ];
         for bad in bad {

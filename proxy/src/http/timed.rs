@@ -133,7 +133,10 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Whether the target of the head that bytes begin with has a fragment.
 pub fn names_fragment(bytes: &[u8]) -> bool {
-    lines(bytes).next().is_some_and(|line| line.contains(&b'#'))
+    // Of a method it is a character as any other.
+    lines(bytes)
+        .next()
+        .is_some_and(|line| line.split(|b| *b == b' ').skip(1).any(|part| part.contains(&b'#')))
 }
 
 /// Whether the head that bytes begin with has a Content-Length field.

@@ -54,5 +54,8 @@ pub fn target(bytes: &[u8]) {
             }
         }
     }
-    assert!(!close || !last.is_empty(), "no answer at all");
+    // Where a head may have come, and what follows breaks before it is passed on, the client is cut off, too.
+    let headless =
+        !bytes.windows(2).any(|pair| pair == b"\n\n") && !bytes.windows(3).any(|three| three == b"\n\r\n");
+    assert!(!(close && headless && last.is_empty()), "no answer at all");
 }

@@ -82,6 +82,8 @@ impl Frames {
         }
         self.have = 0;
         self.left = length - looked_at;
+        // What the next frame does not have must not be taken from this one.
+        self.seen = [0; HEAD + BEFORE_WORDS + WORDS];
         Some(Frame { kind, flags, length, code: u32::from_be_bytes([a, b, c, d]), first: a, words })
     }
 
@@ -211,6 +213,13 @@ mod tests {
         assert!(inbound.feed(&data[..3]), "what kind of frame begins is not known yet");
         assert!(!inbound.feed(&data[3..11]), "the rest of a body may take its time");
         assert!(!inbound.feed(&data[11..]));
+    }
+
+    #[test]
+    fn a_frame_without_a_code_has_not_the_one_before() {
+        let refused = frame(RST_STREAM, 0, &REFUSED_STREAM.to_be_bytes());
+        let malformed = frame(RST_STREAM, 0, &[0, 0]);
+        assert_eq!(Outbound::default().feed(&[refused, malformed].concat()).refused, 1);
     }
 
     proptest! {

@@ -46,7 +46,9 @@ fn version1(bytes: &[u8]) -> Header {
     let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() < V1_MAX { Header::Incomplete } else { Header::Malformed };
     };
-    let line = window.get(..end).and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
+    // Not even where its words mean nothing: who ends lines in another way would go on elsewhere.
+    let line = window.get(..end).filter(|line| !line.iter().any(u8::is_ascii_control));
+    let line = line.and_then(|line| std::str::from_utf8(line).ok()).unwrap_or_default();
     let parts: Vec<&str> = line.split(' ').collect();
     let source = match *parts.as_slice() {
         ["PROXY", "UNKNOWN", ..] => None,
@@ -138,6 +140,8 @@ mod tests {
             "TCP4  1.2.3.4 5.6.7.8 1 2",
             "TCP4 ::1 ::1 1 2",
             "TCP5 1.2.3.4 5.6.7.8 1 2",
+            "UNKNOWN \n",
+            "UNKNOWN \rGET /",
         ] {
             assert_eq!(parse(format!("PROXY {bad}\r\n").as_bytes()), Header::Malformed, "{bad}");
         }

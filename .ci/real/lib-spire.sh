@@ -1,9 +1,9 @@
-# SPIRE for a suite: a server and an agent on one socket, and entries. Sourced behind lib.sh.
+# SPIRE for a suite: a server and an agent on one socket, and entries. Sourced behind lib.sh. CA_TTL: how long a CA lives.
 SOCKET="$D/agent.sock"
 mkdir -p "$D/server" "$D/agent"
 cat > "$D/server.conf" <<CONF
 server { trust_domain = "example.org" bind_address = "127.0.0.1" bind_port = "28081" socket_path = "$D/server.sock" data_dir = "$D/server"
-  log_level = "WARN" default_x509_svid_ttl = "1h" ratelimit { attestation = false signing = false } experimental { cache_reload_interval = "1s" } }
+  log_level = "WARN" default_x509_svid_ttl = "1h" ca_ttl = "${CA_TTL:-24h}" ratelimit { attestation = false signing = false } experimental { cache_reload_interval = "1s" } }
 plugins {
   DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "$D/server/datastore.sqlite3" } }
   NodeAttestor "join_token" { plugin_data {} }

@@ -3,7 +3,11 @@
 //! A cache belongs to one verifier, that is to one state of trust and revocation lists: when these change, a new verifier
 //! starts with an empty one.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
@@ -12,6 +16,9 @@ use crate::SpiffeId;
 
 /// Most chains remembered by one verifier.
 const CAPACITY: usize = 4096;
+/// A chain that was not asked for in this long, and not in as long before, is forgotten: peers rotate, and what they have
+/// presented before would pile up to its end. Open connections hold theirs themselves.
+const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// SHA-256 over the lengths and bytes of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,36 +60,59 @@ pub struct PeerId {
 /// Chains proven under one state of trust.
 #[derive(Debug, Default)]
 pub(crate) struct ChainCache {
-    known: Mutex<HashMap<ChainHash, (Arc<PeerId>, SystemTime), foldhash::fast::RandomState>>,
+    known: Mutex<Known>,
+}
+
+type Chains = HashMap<ChainHash, (Arc<PeerId>, SystemTime), foldhash::fast::RandomState>;
+
+/// Two generations: what is asked for moves to the younger one, and the older one goes as a whole. No order has to be kept
+/// that every handshake would have to maintain.
+#[derive(Debug, Default)]
+struct Known {
+    young: Chains,
+    old: Chains,
+    /// Since when there is this younger one.
+    since: Option<SystemTime>,
+}
+
+impl Known {
+    fn age(&mut self, now: SystemTime) {
+        let since = *self.since.get_or_insert(now);
+        // A clock that went back says nothing about age.
+        let over = now.duration_since(since).map_or(true, |age| age >= REMEMBERED);
+        if over || self.young.len() >= CAPACITY / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.since = Some(now);
+        }
+    }
 }
 
 impl ChainCache {
     /// A chain that was proved and is still valid.
     pub(crate) fn get(&self, hash: &ChainHash, now: SystemTime) -> Option<Arc<PeerId>> {
         let mut known = self.known.lock();
-        let (peer, until) = known.get(hash)?;
+        known.age(now);
+        if let Some(found) = known.old.remove(hash) {
+            known.young.insert(*hash, found);
+        }
+        let (peer, until) = known.young.get(hash)?;
         if now < *until {
             return Some(Arc::clone(peer));
         }
-        known.remove(hash);
+        known.young.remove(hash);
         None
     }
 
-    /// Remembers a chain for as long as its path and its revocation lists are valid.
-    pub(crate) fn insert(&self, peer: Arc<PeerId>, until: SystemTime) {
+    /// Remembers a chain for as long as its path and its revocation lists are valid, and it is asked for.
+    pub(crate) fn insert(&self, peer: Arc<PeerId>, until: SystemTime, now: SystemTime) {
         let mut known = self.known.lock();
-        if known.len() >= CAPACITY {
-            // Rare: drop everything rather than keep an order that every handshake would have to maintain.
-            known.clear();
-        }
-        known.insert(peer.hash, (peer, until));
+        known.age(now);
+        known.young.insert(peer.hash, (peer, until));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn peer(number: usize) -> Arc<PeerId> {
@@ -111,12 +141,36 @@ mod tests {
     fn strangers_do_not_make_it_grow_without_bound() {
         let (cache, now) = (ChainCache::default(), SystemTime::UNIX_EPOCH);
         let until = now + Duration::from_secs(1);
-        for number in 0..CAPACITY {
-            cache.insert(peer(number), until);
+        for number in 0..3 * CAPACITY {
+            cache.insert(peer(number), until, now);
+            assert!(cache.get(&peer(0).hash, now).is_some(), "{number}: what is asked for stays");
+            let known = cache.known.lock();
+            assert!(known.young.len() + known.old.len() <= CAPACITY);
         }
-        assert!(cache.get(&peer(0).hash, now).is_some(), "full, and nothing is lost");
-        cache.insert(peer(CAPACITY), until);
-        assert!(cache.get(&peer(0).hash, now).is_none());
-        assert!(cache.get(&peer(CAPACITY).hash, now).is_some());
+    }
+
+    #[test]
+    fn what_peers_present_no_longer_is_forgotten_long_before_it_ends() {
+        let (cache, start) = (ChainCache::default(), SystemTime::UNIX_EPOCH);
+        let until = start + Duration::from_hours(1);
+        // Ten rotations a second for ten minutes.
+        for tenth in 0..6000 {
+            let now = start + Duration::from_millis(tenth * 100);
+            cache.insert(peer(usize::try_from(tenth).expect("small")), until, now);
+            let known = cache.known.lock();
+            assert!(known.young.len() + known.old.len() <= 601, "{tenth}");
+        }
+        let now = start - Duration::from_secs(5);
+        cache.insert(peer(7), until, now);
+        assert!(cache.get(&peer(7).hash, now).is_some(), "also when the clock went back");
+    }
+
+    #[test]
+    fn a_chain_is_known_no_longer_than_it_is_valid() {
+        let (cache, now) = (ChainCache::default(), SystemTime::UNIX_EPOCH);
+        let until = now + Duration::from_secs(5);
+        cache.insert(peer(1), until, now);
+        assert!(cache.get(&peer(1).hash, until - Duration::from_secs(1)).is_some());
+        assert!(cache.get(&peer(1).hash, until).is_none());
     }
 }

@@ -137,7 +137,10 @@ impl Source {
 
     /// Registers a profile that follows this source for as long as it lives.
     pub fn follow(&self, dependent: std::sync::Weak<dyn Dependent>) {
-        self.dependents.lock().push(dependent);
+        let mut dependents = self.dependents.lock();
+        // A source that never delivers again would keep the place of each profile that has gone.
+        dependents.retain(|dependent| dependent.strong_count() > 0);
+        dependents.push(dependent);
     }
 
     /// New good material: stored, then every dependent is rebuilt before this returns.

@@ -76,7 +76,7 @@ impl PeerVerifier {
         }
         let peer = Arc::new(self.verify(chain, hash, role, now)?);
         let until = self.valid_until(&peer, now);
-        self.cache.insert(Arc::clone(&peer), until);
+        self.cache.insert(Arc::clone(&peer), until, now);
         Ok(peer)
     }
 

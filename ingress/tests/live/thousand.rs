@@ -15,7 +15,7 @@ use std::{
 use http::Request;
 use identity::dev::{DevAuthority, Entries};
 use parking_lot::Mutex;
-use rustls::RootCertStore;
+use rustls::{RootCertStore, sign::CertifiedKey};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
@@ -159,6 +159,10 @@ fn entries(turn: u64) -> Entries {
     Entries::simple("example.org", &[ID], if turn.is_multiple_of(2) { "1h" } else { "2h" })
 }
 
+fn mint_app(dev: &DevAuthority) -> Arc<CertifiedKey> {
+    minted(&dev.mint("spiffe://example.org/app", Duration::from_hours(1)).expect("minted"))
+}
+
 fn own(pair: &Pair) -> String {
     secret("own", &[("tls.crt", &pair.cert), ("tls.key", &pair.key)])
 }
@@ -177,7 +181,7 @@ impl Rig {
         for authority in bundles.values().flat_map(|bundle| &bundle.authorities) {
             roots.add(authority.clone()).expect("authority");
         }
-        let app = minted(&dev.mint("spiffe://example.org/app", Duration::from_hours(1)).expect("minted"));
+        let app = mint_app(&dev);
         let authority = Authority::new("thousand");
         let upstreams = [
             Upstream::requiring(&app, roots).await,
@@ -221,7 +225,11 @@ impl Rig {
             due += scale.every;
             sleep_until(due).await;
             self.dev.update(entries(turn), false).expect("update");
-            let pair = self.authority.leaf("ingress.internal");
+            // Both sides rotate, as they do under one authority.
+            let (app, pair) = (mint_app(&self.dev), self.authority.leaf("ingress.internal"));
+            let [of_svids, of_secrets] = &self.upstreams;
+            of_svids.present(app);
+            of_secrets.present(self.authority.leaf("app.internal").certified());
             replace(&self.folder.path().join("manifests/own.yaml"), &own(&pair));
         }
         load.end().await

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rustls::{
     RootCertStore, ServerConfig,
-    server::WebPkiClientVerifier,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::{
@@ -54,10 +54,21 @@ pub(crate) struct Seen {
     gate: watch::Sender<bool>,
 }
 
+/// The certificate that is presented now.
+#[derive(Debug)]
+struct Own(Mutex<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Own {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.lock()))
+    }
+}
+
 /// An HTTP server on a free port of 127.0.0.1; ends when dropped.
 pub(crate) struct Upstream {
     pub(crate) addr: SocketAddr,
     pub(crate) seen: Arc<Seen>,
+    own: OnceLock<Arc<Own>>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -75,7 +86,15 @@ impl Upstream {
 
     /// TLS that requires a client certificate under these roots.
     pub(crate) async fn requiring(own: &Arc<CertifiedKey>, roots: RootCertStore) -> Self {
-        Self::start(Some(requiring(own, roots))).await
+        let own = Arc::new(Own(Mutex::new(Arc::clone(own))));
+        let started = Self::start(Some(requiring(&own, roots))).await;
+        started.own.set(own).expect("set once");
+        started
+    }
+
+    /// Rotates its own certificate.
+    pub(crate) fn present(&self, own: Arc<CertifiedKey>) {
+        *self.own.get().expect("an upstream that requires certificates").0.lock() = own;
     }
 
     /// TLS that asks clients for nothing.
@@ -107,7 +126,7 @@ impl Upstream {
                 });
             }
         });
-        Self { addr, seen, accepting }
+        Self { addr, seen, own: OnceLock::new(), accepting }
     }
 
     pub(crate) fn has_seen(&self, serial: &str) -> bool {
@@ -138,12 +157,12 @@ impl Upstream {
 pub(crate) fn mutual(own: &Pair, clients: &Authority) -> TlsAcceptor {
     let mut roots = RootCertStore::empty();
     roots.add(clients.der().clone()).expect("authority");
-    requiring(&own.certified(), roots)
+    requiring(&Arc::new(Own(Mutex::new(own.certified()))), roots)
 }
 
-fn requiring(own: &Arc<CertifiedKey>, roots: RootCertStore) -> TlsAcceptor {
+fn requiring(own: &Arc<Own>, roots: RootCertStore) -> TlsAcceptor {
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("verifier");
-    let own = Arc::new(SingleCertAndKey::from(CertifiedKey::clone(own)));
+    let own: Arc<dyn ResolvesServerCert> = Arc::<Own>::clone(own);
     let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(own);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     TlsAcceptor::from(Arc::new(config))

@@ -17,7 +17,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     identity::provider::install();
-    match run(Cli::parse()) {
+    let ended = run(Cli::parse());
+    app::flush_log();
+    match ended {
         Ok(status) => ExitCode::from(status),
         // Whoever read the output has read enough of it: `explain ... | head -1`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -23,6 +23,8 @@ pub struct Limits {
     pub max_headers: usize,
     /// Client connections, all workers together.
     pub max_connections: usize,
+    /// Descriptors that the process may open, as the system says: new connections wait when most are in use.
+    pub max_descriptors: usize,
     /// Concurrent streams of an HTTP/2 connection.
     pub max_streams: u32,
     /// Early resets of an HTTP/2 connection within ten seconds before it is closed.
@@ -52,6 +54,7 @@ impl Default for Limits {
             max_header_bytes: 64 * 1024,
             max_headers: 100,
             max_connections: 10_000,
+            max_descriptors: usize::MAX,
             max_streams: 100,
             max_resets: 100,
             max_handshakes: 256,

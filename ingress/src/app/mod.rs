@@ -36,7 +36,7 @@ use crate::{
     route::Table,
 };
 use control::Control;
-pub use logging::init as init_logging;
+pub use logging::{flush as flush_log, init as init_logging};
 pub use state::State;
 use status::Conditions;
 
@@ -98,9 +98,9 @@ impl App {
                     message: format!("{error}; name a file or folder that can be read"),
                 }
             })?;
-        let observe = Observe::new(settings.access_log);
         let cancel = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
+        let observe = observe(&settings, &mut tasks);
         let (spiffe, dev) = spiffe(&settings, &mut tasks, &cancel)?;
         let addresses = Arc::new(ArcSwap::from_pointee(AddressPolicy {
             allow_loopback: true,
@@ -246,6 +246,14 @@ fn write_by_rename(path: &Path, text: &str) -> io::Result<()> {
     beside.push(".new");
     std::fs::write(&beside, text)?;
     std::fs::rename(&beside, path)
+}
+
+/// Metrics and the access log; what happens to the program's log is a part of them.
+fn observe(settings: &IngressSettings, tasks: &mut tokio::task::JoinSet<()>) -> Arc<Observe> {
+    let observe = Observe::new(settings.access_log);
+    let shown = Arc::clone(&observe);
+    tasks.spawn(async move { logging::watch(&shown).await });
+    observe
 }
 
 /// The Workload API's source, and the dev authority when it runs in this process.

@@ -191,6 +191,19 @@ impl AdminSource for State {
         Ok(())
     }
 
+    /// A worker that has not come round for so long will not: only a restart frees what waits for it.
+    fn live(&self) -> Result<(), String> {
+        const DEAD_AFTER: Duration = Duration::from_secs(30);
+        match self.server.latest() {
+            late if late < DEAD_AFTER => Ok(()),
+            late => Err(format!("a worker has not come round for {} s", late.as_secs())),
+        }
+    }
+
+    fn refused(&self) {
+        self.observe.count_on_control(Counter::AdminRefused);
+    }
+
     fn config(&self) -> Value {
         let table = self.table.load();
         let build = self.build.lock();

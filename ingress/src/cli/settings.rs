@@ -203,6 +203,7 @@ fn server(args: &CommonArgs, env: Env<'_>) -> Result<Settings, UsageError> {
         Some(timeout) => timeout.0,
         None => other(env, "AMBASSADOR_DRAIN_TIME")?.map_or(Duration::from_secs(30), Duration::from_secs),
     };
+    let files = file_limit();
     Ok(Settings {
         workers,
         allow_dev_identity: args.allow_dev_identity,
@@ -215,9 +216,8 @@ fn server(args: &CommonArgs, env: Env<'_>) -> Result<Settings, UsageError> {
             stream_idle_timeout: args.stream_idle_timeout.0,
             max_header_bytes: args.max_header_bytes.0,
             max_headers: args.max_headers as usize,
-            max_connections: args
-                .max_connections
-                .map_or_else(connections_from_file_limit, |max| max as usize),
+            max_connections: args.max_connections.map_or_else(|| connections_for(files), |max| max as usize),
+            max_descriptors: files.unwrap_or(usize::MAX),
             max_streams: args.max_streams,
             max_resets: args.max_resets as usize,
             max_handshakes: args.max_handshakes as usize,
@@ -271,15 +271,18 @@ fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// What the system lets the process open; `None`: it does not say.
+fn file_limit() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
 /// Two descriptors for each client connection (one to it, one upstream), and some for the rest: admin, files, and the lookups
 /// of names, each with a socket for A and one for AAAA.
-fn connections_from_file_limit() -> usize {
+fn connections_for(file_limit: Option<usize>) -> usize {
     const KEPT_FOR_THE_REST: usize = 64 + 2 * Resolver::MAX_LOOKUPS;
-    let limit = std::fs::read_to_string("/proc/self/limits").ok().and_then(|limits| {
-        let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
-        line.split_whitespace().nth(3)?.parse::<usize>().ok()
-    });
-    limit.map_or(Limits::default().max_connections, |files| {
+    file_limit.map_or(Limits::default().max_connections, |files| {
         (files.saturating_sub(KEPT_FOR_THE_REST) / 2).max(16)
     })
 }

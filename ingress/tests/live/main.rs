@@ -12,6 +12,7 @@
 mod drain;
 mod explain_agrees;
 mod fail_closed;
+mod faults;
 mod harness;
 mod opened;
 mod recreated;

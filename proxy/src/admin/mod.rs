@@ -10,13 +10,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use reading::Reading;
+use reserve::Reserve;
 
 mod reading;
+mod reserve;
 
 /// What the program shows. Called on the control thread; must not block.
 pub trait AdminSource: Send + Sync + 'static {
     /// Ready to take traffic.
     fn ready(&self) -> Result<(), String>;
+    /// Alive: nothing is stuck that only a restart would free.
+    fn live(&self) -> Result<(), String>;
     /// `/config`: listeners, hosts, routes, clusters, endpoints, identities, problems; never a secret.
     fn config(&self) -> serde_json::Value;
     /// `/explain?method=&url=`: the decision for a request, or what is wrong with the question.
@@ -28,6 +32,8 @@ pub trait AdminSource: Send + Sync + 'static {
     fn drain(&self);
     /// `POST /shutdown`: drain and exit.
     fn shutdown(&self);
+    /// A connection was closed unheard, because there are too many.
+    fn refused(&self);
 }
 
 /// What a listener of this module serves.
@@ -59,19 +65,29 @@ pub async fn serve(
 
 async fn accept(listener: TcpListener, surface: Surface, deadline: Duration, source: Arc<dyn AdminSource>) {
     let mut connections = tokio::task::JoinSet::new();
+    let mut reserve = Reserve::new();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_ended) = connections.join_next() => {
+                reserve.fill();
+                continue;
+            }
+        };
+        match accepted {
             Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
                 let full = surface == Surface::Admin && peer.ip().to_canonical().is_loopback();
                 connections.spawn(connection(stream, full, deadline, Arc::clone(&source)));
             }
-            Ok(_too_many) => {}
+            Ok(_too_many) => source.refused(),
             Err(error) => {
                 tracing::warn!(%error, "admin: accept failed");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                if !reserve.give_up() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    reserve.fill();
+                }
             }
         }
-        while connections.try_join_next().is_some() {}
     }
 }
 
@@ -105,10 +121,10 @@ fn answer(
     }
     let get = matches!(*method, Method::GET | Method::HEAD);
     match (uri.path(), get) {
-        ("/ready", true) => state(source.ready(), "ready\n"),
-        ("/ambassador/v0/check_ready", true) => state(source.ready(), "Ambassador is ready and waiting\n"),
-        ("/live", true) => text(StatusCode::OK, "live\n"),
-        ("/ambassador/v0/check_alive", true) => text(StatusCode::OK, "Ambassador is alive and well\n"),
+        ("/ready", true) => ready(source, "ready\n"),
+        ("/ambassador/v0/check_ready", true) => ready(source, "Ambassador is ready and waiting\n"),
+        ("/live", true) => live(source, "live\n"),
+        ("/ambassador/v0/check_alive", true) => live(source, "Ambassador is alive and well\n"),
         ("/metrics", true) => {
             let mut response = text(StatusCode::OK, source.metrics());
             let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -189,10 +205,18 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn state(ready: Result<(), String>, yes: &'static str) -> Answer {
-    match ready {
+fn ready(source: &dyn AdminSource, yes: &'static str) -> Answer {
+    state(source.ready().map_err(|why| format!("not ready: {why}\n")), yes)
+}
+
+fn live(source: &dyn AdminSource, yes: &'static str) -> Answer {
+    state(source.live().map_err(|why| format!("not live: {why}\n")), yes)
+}
+
+fn state(holds: Result<(), String>, yes: &'static str) -> Answer {
+    match holds {
         Ok(()) => text(StatusCode::OK, yes),
-        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    panic::AssertUnwindSafe,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
@@ -79,7 +81,7 @@ pub(super) struct Exchange<R: Router> {
 pub(super) async fn serve<R: Router>(conn: Rc<Conn<R>>, request: Request<Incoming>) -> Response<OutBody<R>> {
     let exchange = Exchange::begin(conn, &request);
     let result = match exchange.conn.removed() {
-        None => exchange.route(request).await,
+        None => exchange.guarded(request).await,
         Some(answer) => Err(answer),
     };
     let mut response = match result {
@@ -125,6 +127,16 @@ impl<R: Router> Exchange<R> {
         let itself: Rc<dyn Deadline> = Rc::<Self>::clone(&exchange);
         exchange.watch.set(Rc::downgrade(&itself));
         exchange
+    }
+
+    /// A panic is this request's alone: it gets 500, and what others have on this worker goes on. Nothing that it may have
+    /// left half done outlives it, but the connection: that ends.
+    async fn guarded(self: &Rc<Self>, request: Request<Incoming>) -> Result<Response<OutBody<R>>, Answer> {
+        let routed = AssertUnwindSafe(self.route(request)).catch_unwind().await;
+        routed.unwrap_or_else(|_panic| {
+            self.last.set(true);
+            Err(Answer::new(StatusCode::INTERNAL_SERVER_ERROR, Reason::INTERNAL))
+        })
     }
 
     /// Steps 4 to 9.
@@ -438,6 +450,9 @@ impl<R: Router> Exchange<R> {
 
     /// Why an exchange that did not end ended: we have cut its connection, or the client has gone.
     fn cause(&self) -> Reason {
+        if std::thread::panicking() {
+            return Reason::INTERNAL;
+        }
         let drain = self.conn.entry.drain().filter(|drain| drain.deadline <= Instant::now());
         drain.map_or(Reason::DOWNSTREAM_RESET, |drain| drain.reason)
     }

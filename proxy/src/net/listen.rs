@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::{AsFd as _, AsRawFd as _},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -10,7 +11,10 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{ListenerSpec, Shared, StartError, worker::WorkerHandle};
@@ -19,6 +23,8 @@ use crate::{observe::Counter, route::Router};
 const BACKLOG: i32 = 1024;
 /// After an accept error that is not the connection's own (no descriptors, no memory).
 const BACKOFF: Duration = Duration::from_millis(50);
+/// Descriptors that new connections leave to what is open: upstream connections, lookups of names, files, the admin port.
+const RESERVED_DESCRIPTORS: usize = 32;
 
 /// An open listener with its accepting task.
 pub(super) struct Listening {
@@ -112,7 +118,11 @@ impl<R: Router> Acceptor<R> {
         // Errors are counted on a slab of the acceptor's own: counters have one writer.
         while let Some(accepted) = closing.run_until_cancelled(self.listener.accept()).await {
             match accepted {
-                Ok((stream, peer)) => self.hand_over(stream, peer),
+                Ok((stream, peer)) => {
+                    if let Some(stream) = closing.run_until_cancelled(self.below_reserve(stream)).await {
+                        self.hand_over(stream, peer);
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(listener = %self.spec.load().name, %error, "accept failed");
                     self.count(Counter::AcceptErrors);
@@ -128,7 +138,24 @@ impl<R: Router> Acceptor<R> {
         }
     }
 
-    fn hand_over(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+    /// Waits while only the last descriptors are left: the system gives the lowest that is free, so that a high number means
+    /// that all others are in use. What is open needs them, and who wants to know what happens.
+    async fn below_reserve(&self, mut stream: TcpStream) -> TcpStream {
+        let limit = self.shared.limits.max_descriptors;
+        let most = limit - RESERVED_DESCRIPTORS.min(limit / 4);
+        while usize::try_from(stream.as_raw_fd()).is_ok_and(|number| number >= most) {
+            tracing::warn!(listener = %self.spec.load().name, "descriptors are used up: new connections wait");
+            self.count(Counter::AcceptErrors);
+            tokio::time::sleep(BACKOFF).await;
+            let lower = stream.as_fd().try_clone_to_owned().map(std::net::TcpStream::from);
+            if let Ok(Ok(lower)) = lower.map(TcpStream::from_std) {
+                stream = lower;
+            }
+        }
+        stream
+    }
+
+    fn hand_over(&self, stream: TcpStream, peer: SocketAddr) {
         if self.shared.connections.load(Relaxed) >= self.shared.limits.max_connections {
             self.count(Counter::MaxConnections);
             let spec = self.spec.load();
@@ -137,7 +164,7 @@ impl<R: Router> Acceptor<R> {
         }
         let _not_fatal = stream.set_nodelay(true);
         let Ok(stream) = stream.into_std() else { return };
-        let least = self.workers.iter().min_by_key(|worker| worker.load());
+        let least = self.workers.iter().min_by_key(|worker| (worker.is_stuck(), worker.load()));
         if let Some(worker) = least {
             self.shared.connections.fetch_add(1, Relaxed);
             worker.take(stream, peer, self.spec.load_full());

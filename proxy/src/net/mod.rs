@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     Reason,
     limits::Limits,
-    observe::{Gauge, Observe},
+    observe::{Counter, Gauge, Observe},
     registry::Registry,
     revoke::{self, Present, Swept},
     route::Router,
@@ -259,6 +259,31 @@ impl<R: Router> Server<R> {
             self.shared.observe.set_on_control(Gauge::Tasks, control.metrics().num_alive_tasks());
         }
         drop(unused);
+        self.look_at_workers();
+    }
+
+    /// Says which workers have come to be stuck, or go on.
+    fn look_at_workers(&self) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            match worker.changed() {
+                Some(true) => {
+                    self.shared.observe.count_on_control(Counter::WorkerStuck);
+                    let (connections, late) = (worker.load(), worker.lag());
+                    tracing::error!(
+                        worker = index,
+                        connections,
+                        "a worker is stuck: it has not come round for {late:?}; new connections go to the others"
+                    );
+                }
+                Some(false) => tracing::info!(worker = index, "a worker that was stuck goes on"),
+                None => {}
+            }
+        }
+    }
+
+    /// How late the worker is that is latest: the process as a whole is as live as that one.
+    pub fn latest(&self) -> Duration {
+        self.workers.iter().map(WorkerHandle::lag).max().unwrap_or_default()
     }
 
     /// Looks at the peers of open connections again, after trust, lists, rules or the table have changed: those that may

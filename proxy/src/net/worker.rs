@@ -4,10 +4,11 @@ use std::{
     cell::RefCell,
     io,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -23,7 +24,7 @@ use tokio::{
 use super::{ListenerSpec, Shared};
 use crate::{
     Reason,
-    observe::{Counter, Gauge, WorkerObserve},
+    observe::{Counter, Gauge, Lag, WorkerObserve},
     registry::Drain,
     route::{Router, View},
     serve,
@@ -32,6 +33,10 @@ use crate::{
 
 /// Period of the pool sweep and of the loop-lag measurement.
 const TICK: Duration = Duration::from_secs(1);
+/// A worker whose timer is later than this is stuck: new connections go to others.
+const STUCK: Duration = Duration::from_secs(2);
+/// A worker that panics again and again must not take a core for it.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 enum Job {
     Serve(std::net::TcpStream, SocketAddr, Arc<ListenerSpec>),
@@ -43,6 +48,9 @@ enum Job {
 pub(super) struct WorkerHandle {
     jobs: mpsc::UnboundedSender<Job>,
     load: Arc<AtomicUsize>,
+    lag: Arc<OnceLock<Lag>>,
+    /// Was stuck when it was last looked at.
+    stuck: AtomicBool,
     /// Gone once it was told to stop.
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
@@ -51,26 +59,33 @@ impl WorkerHandle {
     /// Starts the thread.
     pub(super) fn start<R: Router>(index: usize, shared: &Arc<Shared<R>>) -> io::Result<Self> {
         let (jobs, waiting) = mpsc::unbounded_channel();
-        let load = Arc::new(AtomicUsize::new(0));
-        let runtime_of = (Arc::clone(shared), Arc::clone(&load));
-        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let (shared, load) = runtime_of;
-            // A local runtime belongs to the thread that builds it.
-            let runtime = Builder::new_current_thread()
-                .enable_all()
-                .event_interval(256)
-                .build_local(LocalOptions::default());
-            match runtime {
-                Ok(runtime) => runtime.block_on(run(shared, load, waiting)),
-                Err(error) => tracing::error!(%error, "a worker cannot start"),
-            }
-        })?;
-        Ok(Self { jobs, load, thread: Mutex::new(Some(thread)) })
+        let (load, lag) = (Arc::<AtomicUsize>::default(), Arc::<OnceLock<Lag>>::default());
+        let life = Life { shared: Arc::clone(shared), load: Arc::clone(&load), waiting };
+        let of_thread = Arc::clone(&lag);
+        let name = format!("worker-{index}");
+        let thread = thread::Builder::new().name(name).spawn(move || life.live(&of_thread))?;
+        Ok(Self { jobs, load, lag, stuck: AtomicBool::new(false), thread: Mutex::new(Some(thread)) })
     }
 
     /// Open connections.
     pub(super) fn load(&self) -> usize {
         self.load.load(Relaxed)
+    }
+
+    /// How late its timer is.
+    pub(super) fn lag(&self) -> Duration {
+        self.lag.get().map(Lag::now).unwrap_or_default()
+    }
+
+    /// It does not come round: what it has waits, and nothing new should.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.lag() > STUCK
+    }
+
+    /// Whether it is stuck now, if that was otherwise when it was last asked.
+    pub(super) fn changed(&self) -> Option<bool> {
+        let stuck = self.is_stuck();
+        (self.stuck.swap(stuck, Relaxed) != stuck).then_some(stuck)
     }
 
     /// Gives it a connection.
@@ -136,40 +151,79 @@ impl<R: Router> Drop for Open<R> {
     }
 }
 
-async fn run<R: Router>(
+/// What a worker's thread lives by, from one of its runtimes to the next.
+struct Life<R> {
     shared: Arc<Shared<R>>,
     load: Arc<AtomicUsize>,
-    mut jobs: mpsc::UnboundedReceiver<Job>,
-) {
-    let observe = shared.observe.worker();
-    let upstream = Upstream::new(
-        Arc::clone(&shared.limits),
-        Arc::clone(&shared.addresses),
-        Arc::clone(&shared.registry),
-        Rc::clone(&observe),
-    );
-    let view = RefCell::new(View::new(shared.table.load_full()));
-    let worker = Rc::new(Worker { shared, upstream, observe, view, load });
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            job = jobs.recv() => match job {
-                Some(Job::Serve(stream, peer, spec)) => start(&worker, stream, peer, spec),
-                Some(Job::Renew) => {
-                    worker.view.replace(View::new(worker.shared.table.load_full()));
-                    worker.observe.renew();
-                }
-                Some(Job::Stop) | None => break,
-            },
-            due = tick.tick() => {
-                worker.observe.loop_lag(Instant::now().saturating_duration_since(due));
-                worker.observe.set(Gauge::Tasks, tokio::runtime::Handle::current().metrics().num_alive_tasks());
-                worker.upstream.sweep(&worker.shared.clusters.load());
+    waiting: mpsc::UnboundedReceiver<Job>,
+}
+
+impl<R: Router> Life<R> {
+    /// Runs until it is told to stop. A panic that none of its tasks has caused ends what runs on it, and it begins anew: a
+    /// worker that is gone would take every connection that it is given along.
+    fn live(mut self, lag: &OnceLock<Lag>) {
+        let observe = self.shared.observe.worker();
+        lag.get_or_init(|| observe.lag());
+        loop {
+            // A local runtime belongs to the thread that builds it.
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .event_interval(256)
+                .build_local(LocalOptions::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(%error, "a worker cannot start"),
+            };
+            let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.run(&observe))));
+            // What still runs is dropped, which writes its record.
+            let _panics_again = catch_unwind(AssertUnwindSafe(|| drop(runtime)));
+            observe.loop_lag(Duration::ZERO, None);
+            if ended.is_ok() {
+                return;
             }
+            observe.count(Counter::WorkerRestarts);
+            tracing::error!(
+                reason = "internal",
+                "a worker has panicked; its connections are lost, and it begins anew"
+            );
+            thread::sleep(RESTART_PAUSE);
         }
     }
-    worker.upstream.drain();
+
+    async fn run(&mut self, observe: &Rc<WorkerObserve>) {
+        let shared = &self.shared;
+        let upstream = Upstream::new(
+            Arc::clone(&shared.limits),
+            Arc::clone(&shared.addresses),
+            Arc::clone(&shared.registry),
+            Rc::clone(observe),
+        );
+        let view = RefCell::new(View::new(shared.table.load_full()));
+        let (shared, load) = (Arc::clone(shared), Arc::clone(&self.load));
+        let worker = Rc::new(Worker { shared, upstream, observe: Rc::clone(observe), view, load });
+        observe.loop_lag(Duration::ZERO, Some(TICK));
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                job = self.waiting.recv() => match job {
+                    Some(Job::Serve(stream, peer, spec)) => start(&worker, stream, peer, spec),
+                    Some(Job::Renew) => {
+                        worker.view.replace(View::new(worker.shared.table.load_full()));
+                        worker.observe.renew();
+                    }
+                    Some(Job::Stop) | None => break,
+                },
+                due = tick.tick() => {
+                    worker.observe.loop_lag(Instant::now().saturating_duration_since(due), Some(TICK));
+                    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+                    worker.observe.set(Gauge::Tasks, tasks);
+                    worker.upstream.sweep(&worker.shared.clusters.load());
+                }
+            }
+        }
+        worker.upstream.drain();
+    }
 }
 
 fn start<R: Router>(

@@ -25,10 +25,12 @@ use super::{
 /// The whole text.
 pub(super) fn render(observe: &Observe) -> String {
     let mut registry = Registry::default();
-    let slabs = observe.slabs.lock().clone();
+    let workers = observe.slabs.lock().clone();
+    let control = Arc::clone(&observe.control);
+    let elsewhere = observe.elsewhere.lock().clone();
     let extras = observe.extras.lock().iter().map(read).collect();
     let clusters = observe.clusters.all();
-    registry.register_collector(Box::new(Scrape { slabs, clusters, extras }));
+    registry.register_collector(Box::new(Scrape { workers, control, elsewhere, clusters, extras }));
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _a_string_takes_everything = encode(&mut text, &registry);
@@ -43,7 +45,9 @@ fn read(gauge: &ExtraGauge) -> (Metric, Vec<Series>) {
 
 #[derive(Debug)]
 struct Scrape {
-    slabs: Vec<Arc<Slab>>,
+    workers: Vec<Arc<Slab>>,
+    control: Arc<Slab>,
+    elsewhere: Vec<(Counter, Arc<AtomicU64>)>,
     clusters: Vec<(Arc<str>, Vec<Arc<ClusterSlab>>)>,
     extras: Vec<(Metric, Vec<Series>)>,
 }
@@ -110,16 +114,22 @@ fn loaded(cells: &[AtomicU64], index: usize) -> u64 {
 }
 
 impl Scrape {
+    fn slabs(&self) -> impl Iterator<Item = &Slab> {
+        self.workers.iter().chain([&self.control]).map(|slab| &**slab)
+    }
+
     fn sum(&self, read: impl Fn(&Slab) -> u64) -> u64 {
-        self.slabs.iter().map(|slab| read(slab)).sum()
+        self.slabs().map(read).sum()
     }
 
     fn counter(&self, counter: Counter) -> u64 {
-        self.sum(|slab| loaded(&slab.counters, counter as usize))
+        let elsewhere = self.elsewhere.iter().filter(|(counted, _)| *counted == counter);
+        let elsewhere: u64 = elsewhere.map(|(_, cell)| cell.load(Relaxed)).sum();
+        self.sum(|slab| loaded(&slab.counters, counter as usize)) + elsewhere
     }
 
     fn gauge(&self, gauge: Gauge) -> i64 {
-        let cells = self.slabs.iter().filter_map(|slab| slab.gauges.get(gauge as usize));
+        let cells = self.slabs().filter_map(|slab| slab.gauges.get(gauge as usize));
         cells.map(|cell| cell.load(Relaxed)).sum()
     }
 
@@ -133,7 +143,7 @@ impl Scrape {
             ConstCounter::new(self.class(index)).encode(family.encode_family(&[("class", class)])?)?;
         }
         let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
-        for slab in &self.slabs {
+        for slab in self.slabs() {
             for (reason, count) in slab.reasons.lock().iter() {
                 *reasons.entry(reason.code().to_owned()).or_default() += count;
             }
@@ -155,9 +165,8 @@ impl Scrape {
 
     fn workers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut family = describe(encoder, names::LOOP_LAG, MetricType::Gauge)?;
-        for (index, slab) in self.slabs.iter().enumerate() {
-            let lag = slab.loop_lag_us.load(Relaxed);
-            ConstGauge::new(lag).encode(family.encode_family(&[("worker", index.to_string())])?)?;
+        for (index, slab) in self.workers.iter().enumerate() {
+            ConstGauge::new(slab.lag_us()).encode(family.encode_family(&[("worker", index.to_string())])?)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ mod clusters;
 mod collect;
 mod log;
 pub mod names;
+mod panics;
 mod record;
 
 use std::{
@@ -21,7 +22,9 @@ use std::{
 use parking_lot::Mutex;
 
 pub use clusters::MAX_CLUSTERS;
+pub use log::LogWriter;
 pub use names::{Counter, Gauge};
+pub use panics::watch as watch_panics;
 pub use record::Record;
 
 use crate::{
@@ -31,7 +34,6 @@ use crate::{
     upstream::Attempts,
 };
 use clusters::{ClusterSlabs, Clusters};
-use log::LogWriter;
 use names::Metric;
 
 /// Form of the access log.
@@ -67,9 +69,12 @@ impl std::fmt::Debug for ExtraGauge {
 pub struct Observe {
     access_log: AccessLog,
     log: LogWriter,
+    /// Of the workers, by their numbers.
     slabs: Mutex<Vec<Arc<Slab>>>,
     /// What the control side counts.
     control: Arc<Slab>,
+    /// What is counted elsewhere, by whichever thread it happens to.
+    elsewhere: Mutex<Vec<(Counter, Arc<AtomicU64>)>>,
     clusters: Clusters,
     extras: Mutex<Vec<ExtraGauge>>,
 }
@@ -81,7 +86,7 @@ const BUCKETS_US: [u64; 14] = [
 ];
 
 /// The counters of one worker, written by it alone and read at scrape.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slab {
     counters: [AtomicU64; Counter::COUNT],
     gauges: [AtomicI64; Gauge::COUNT],
@@ -91,11 +96,43 @@ struct Slab {
     latency_sum_us: AtomicU64,
     /// Everything that is not `ok`, by reason: off the hot path.
     reasons: Mutex<HashMap<Reason, u64>>,
-    /// How late the worker's timer last was, in microseconds: a stuck worker shows here.
+    /// How late the worker's timer last was, in microseconds.
     loop_lag_us: AtomicU64,
+    /// When the worker's timer has to be heard of next, in microseconds since [`epoch`]; 0: it has none.
+    due_us: AtomicU64,
+}
+
+/// What moments are counted from: monotonic, and the same for all threads.
+fn epoch() -> std::time::Instant {
+    static EPOCH: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    *EPOCH
+}
+
+impl Default for Slab {
+    fn default() -> Self {
+        Self {
+            counters: std::array::from_fn(|_| AtomicU64::new(0)),
+            gauges: std::array::from_fn(|_| AtomicI64::new(0)),
+            classes: Default::default(),
+            buckets: Default::default(),
+            latency_sum_us: AtomicU64::new(0),
+            reasons: Mutex::default(),
+            loop_lag_us: AtomicU64::new(0),
+            due_us: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Slab {
+    /// How late the worker's timer is or last was: a worker that is stuck shows while it is.
+    fn lag_us(&self) -> u64 {
+        let last = self.loop_lag_us.load(Relaxed);
+        match self.due_us.load(Relaxed) {
+            0 => last,
+            due => micros(epoch().elapsed()).saturating_sub(due).max(last),
+        }
+    }
+
     fn set(&self, gauge: Gauge, value: usize) {
         if let Some(cell) = self.gauges.get(gauge as usize) {
             cell.store(i64::try_from(value).unwrap_or(i64::MAX), Relaxed);
@@ -111,17 +148,36 @@ impl Observe {
 
     /// Starts the log writer.
     pub fn logging_to(access_log: AccessLog, out: impl std::io::Write + Send + 'static) -> Arc<Self> {
-        let log = if access_log == AccessLog::Off { LogWriter::off() } else { LogWriter::start(out) };
-        let control = Arc::new(Slab::default());
-        let slabs = Mutex::new(vec![Arc::clone(&control)]);
+        let log = if access_log == AccessLog::Off {
+            LogWriter::off()
+        } else {
+            LogWriter::start("access-log", out, |failing| {
+                if let Some(error) = failing {
+                    tracing::error!(
+                        %error,
+                        "the access log cannot be written; its lines are lost until it can: is the disk full, or its reader gone?"
+                    );
+                } else {
+                    tracing::info!("the access log is written again");
+                }
+            })
+        };
+        let elsewhere =
+            vec![(Counter::AccessLogDropped, log.lost()), (Counter::Panics, Arc::clone(panics::count()))];
         Arc::new(Self {
             access_log,
             log,
-            slabs,
-            control,
+            slabs: Mutex::default(),
+            control: Arc::default(),
+            elsewhere: Mutex::new(elsewhere),
             clusters: Clusters::default(),
             extras: Mutex::default(),
         })
+    }
+
+    /// Adds to a counter what is counted in a cell of somebody else's.
+    pub fn count_elsewhere(&self, counter: Counter, cell: Arc<AtomicU64>) {
+        self.elsewhere.lock().push((counter, cell));
     }
 
     /// The slab of a new worker, written by that worker alone and summed at scrape.
@@ -157,7 +213,7 @@ impl Observe {
     }
 
     /// Adds one to a counter from the control thread, on a slab of its own.
-    pub(crate) fn count_on_control(&self, counter: Counter) {
+    pub fn count_on_control(&self, counter: Counter) {
         if let Some(cell) = self.control.counters.get(counter as usize) {
             cell.fetch_add(1, Relaxed);
         }
@@ -168,14 +224,14 @@ impl Observe {
         self.control.set(gauge, value);
     }
 
-    /// The sum of a counter over all workers.
+    /// The sum of a counter over all threads.
     pub fn total(&self, counter: Counter) -> u64 {
-        self.slabs
-            .lock()
-            .iter()
-            .filter_map(|slab| slab.counters.get(counter as usize))
-            .map(|c| c.load(Relaxed))
-            .sum()
+        let slabs = self.slabs.lock();
+        let slabs =
+            slabs.iter().chain([&self.control]).filter_map(|slab| slab.counters.get(counter as usize));
+        let elsewhere = self.elsewhere.lock();
+        let elsewhere = elsewhere.iter().filter(|(counted, _)| *counted == counter).map(|(_, cell)| &**cell);
+        slabs.chain(elsewhere).map(|cell| cell.load(Relaxed)).sum()
     }
 
     /// Waits until every line that was accepted is written.
@@ -193,6 +249,17 @@ pub(crate) struct Refused {
     pub(crate) reason: Reason,
     /// Since its first byte.
     pub(crate) after: Duration,
+}
+
+/// How late the timer of a worker is, while it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Lag(Arc<Slab>);
+
+impl Lag {
+    /// Now.
+    pub(crate) fn now(&self) -> Duration {
+        Duration::from_micros(self.0.lag_us())
+    }
 }
 
 /// A worker's side.
@@ -233,9 +300,16 @@ impl WorkerObserve {
         self.clusters.forget();
     }
 
-    /// Notes how late the worker's timer was.
-    pub fn loop_lag(&self, lag: Duration) {
+    /// Notes how late the worker's timer was, and when it will come round next; `None`: never, as it ends.
+    pub fn loop_lag(&self, lag: Duration, next: Option<Duration>) {
         self.slab.loop_lag_us.store(micros(lag), Relaxed);
+        let due = next.map_or(0, |next| micros(epoch().elapsed() + next).max(1));
+        self.slab.due_us.store(due, Relaxed);
+    }
+
+    /// How late the worker's timer is, for the control side.
+    pub(crate) fn lag(&self) -> Lag {
+        Lag(Arc::clone(&self.slab))
     }
 
     /// Counts a request of which no head was read, and writes what is known of it.
@@ -281,9 +355,7 @@ impl WorkerObserve {
             AccessLog::Json => record.to_json(),
             AccessLog::Text => record.to_text(),
         };
-        if !self.process.log.write(line) {
-            self.count(Counter::AccessLogDropped);
-        }
+        self.process.log.write(line);
     }
 }
 

@@ -23,7 +23,7 @@ pub const DURATION: Metric =
     metric("selvedge_request_duration_seconds", "From the head of the request to the end of the response");
 /// `worker`: its number.
 pub const LOOP_LAG: Metric =
-    metric("selvedge_worker_loop_lag_us", "How late each worker's timer last was, in microseconds");
+    metric("selvedge_worker_loop_lag_us", "How late each worker's timer is or last was, in microseconds");
 
 /// Label of Envoy's cluster metrics.
 pub const CLUSTER_LABEL: &str = "envoy_cluster_name";
@@ -125,6 +125,8 @@ pub enum Counter {
     UpgradesRefused,
     /// Accept errors that the loop survived.
     AcceptErrors,
+    /// Connections to the admin or health port that were closed unheard, because there were 256 of them.
+    AdminRefused,
     /// Upstream connections made.
     UpstreamConnections,
     /// Upstream connections reused.
@@ -143,8 +145,18 @@ pub enum Counter {
     Retries,
     /// Requests sent to upstreams that nobody verified.
     UpstreamNotVerified,
-    /// Access lines dropped because the pipe was blocked.
+    /// Access lines lost because the pipe was blocked, or as they could not be written.
     AccessLogDropped,
+    /// Lines of the program's log that were lost so.
+    LogDropped,
+    /// Lines of the program's log left out because there were many like them.
+    LogSuppressed,
+    /// Panics, each of which has ended one request or connection.
+    Panics,
+    /// Workers that were begun anew after a panic.
+    WorkerRestarts,
+    /// Times that a worker was stuck.
+    WorkerStuck,
     /// Connections cut at the drain deadline.
     DrainCut,
     /// Connections told to end because their peer may not be here any longer.
@@ -209,6 +221,11 @@ impl Counter {
             "Requests refused because they asked for a protocol that their Mapping does not allow",
         ),
         (Self::AcceptErrors, "selvedge_accept_errors", "Accept errors that the loop survived"),
+        (
+            Self::AdminRefused,
+            "selvedge_admin_refused",
+            "Connections to the admin or health port closed unheard, because there were 256 of them",
+        ),
         (Self::UpstreamConnections, "selvedge_upstream_connections", "Upstream connections made"),
         (Self::UpstreamReuses, "selvedge_upstream_reuses", "Upstream connections reused"),
         (
@@ -233,7 +250,24 @@ impl Counter {
         (
             Self::AccessLogDropped,
             "selvedge_access_log_dropped",
-            "Access lines dropped because the pipe was blocked",
+            "Access lines lost because the pipe was blocked, or as they could not be written",
+        ),
+        (
+            Self::LogDropped,
+            "selvedge_log_dropped",
+            "Lines of the program's log lost because the pipe was blocked, or as they could not be written",
+        ),
+        (
+            Self::LogSuppressed,
+            "selvedge_log_suppressed",
+            "Lines of the program's log left out because there were many like them in one second",
+        ),
+        (Self::Panics, "selvedge_panics", "Panics: each has ended one request or connection"),
+        (Self::WorkerRestarts, "selvedge_worker_restarts", "Workers that were begun anew after a panic"),
+        (
+            Self::WorkerStuck,
+            "selvedge_worker_stuck",
+            "Times that a worker did not come round for two seconds",
         ),
         (Self::DrainCut, "selvedge_drain_cut", "Connections cut at the drain deadline"),
         (

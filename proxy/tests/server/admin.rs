@@ -26,6 +26,12 @@ struct Source {
 }
 
 impl AdminSource for Source {
+    fn live(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn refused(&self) {}
+
     fn ready(&self) -> Result<(), String> {
         if self.drained.load(Relaxed) == 0 { Ok(()) } else { Err("draining".to_owned()) }
     }

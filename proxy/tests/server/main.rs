@@ -14,6 +14,7 @@ mod attacks;
 mod bodies;
 mod connect;
 mod drain;
+mod faults;
 mod floods;
 mod frames;
 mod hygiene;

@@ -159,6 +159,14 @@ impl Rig {
         self.observe.total(counter)
     }
 
+    /// The value of a series, as `/metrics` shows it.
+    pub(crate) fn shown(&self, series: &str) -> u64 {
+        let metrics = self.observe.render();
+        let value =
+            metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("{series} is not in {metrics}"))
+    }
+
     /// How many requests and connections ended with a reason, as `/metrics` shows it.
     pub(crate) fn failures(&self, reason: &str) -> u64 {
         let wanted = format!("reason=\"{reason}\"");

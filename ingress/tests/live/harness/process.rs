@@ -36,9 +36,17 @@ pub(crate) struct Said {
 impl Ingress {
     /// Starts on a folder of manifests; returns once the admin port says that it is ready.
     pub(crate) async fn start(manifests: &Path, flags: &[&str]) -> Self {
+        Self::start_after(":", manifests, flags).await
+    }
+
+    /// As [`Ingress::start`], after a line of shell: limits, and where its output goes.
+    pub(crate) async fn start_after(shell: &str, manifests: &Path, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let ready_file = folder.path().join("ready.json");
-        let mut child = program()
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", &format!("{shell}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_selvedge-ingress")])
+            .env_clear()
+            .stdin(Stdio::null())
             .args(["run", "--bind", "127.0.0.1", "--admin", "127.0.0.1:0", "--http-port", "0"])
             .args(["--https-port", "0", "--workers", "2", "--log-format", "json"])
             // A machine that is busy with other things is no slow upstream.

@@ -11,8 +11,6 @@ use std::{
     time::Duration,
 };
 
-/// Lines that may wait.
-const CAPACITY: usize = 16 * 1024;
 /// How long a flush at the end waits for a blocked pipe.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -34,14 +32,14 @@ impl LogWriter {
         Self { lines: None, lost: Arc::default() }
     }
 
-    /// Starts the thread, which bears the log's name. `failing` is told when writing begins to fail, and when it works again:
+    /// Starts the thread, which bears the log's name; so many lines may wait for it. `failing` is told when writing begins to fail, and when it works again:
     /// once, not for each line.
     pub fn start(
-        name: &'static str,
+        (name, capacity): (&'static str, usize),
         out: impl Write + Send + 'static,
         failing: impl Fn(Option<&io::Error>) + Send + 'static,
     ) -> Self {
-        let (lines, waiting) = sync_channel(CAPACITY);
+        let (lines, waiting) = sync_channel(capacity);
         let lost = Arc::<AtomicU64>::default();
         let mut writer = Writing { out: BufWriter::with_capacity(64 * 1024, out), failing, fails: false };
         let counted = Arc::clone(&lost);
@@ -155,7 +153,8 @@ mod tests {
     fn a_full_disk_is_named_once_and_its_lines_are_counted() {
         let (disk, told) = (Disk::default(), Arc::<Mutex<Vec<bool>>>::default());
         let heard = Arc::clone(&told);
-        let log = LogWriter::start("full", disk.clone(), move |error| heard.lock().push(error.is_some()));
+        let log =
+            LogWriter::start(("full", 64), disk.clone(), move |error| heard.lock().push(error.is_some()));
         let line = vec![b'x'; 1024];
         for _ in 0..1000 {
             log.write(line.clone());

@@ -79,6 +79,9 @@ pub struct Observe {
     extras: Mutex<Vec<ExtraGauge>>,
 }
 
+/// Lines of the access log that may wait for its writer.
+const LINES_WAITING: usize = 16 * 1024;
+
 /// Upper bounds of the latency buckets, in microseconds.
 const BUCKETS_US: [u64; 14] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
@@ -151,7 +154,7 @@ impl Observe {
         let log = if access_log == AccessLog::Off {
             LogWriter::off()
         } else {
-            LogWriter::start("access-log", out, |failing| {
+            LogWriter::start(("access-log", LINES_WAITING), out, |failing| {
                 if let Some(error) = failing {
                     tracing::error!(
                         %error,

@@ -15,6 +15,9 @@ use tracing_subscriber::{
 
 use calm::Calm;
 
+/// Lines that may wait for the writer: it is calm, but for its start and its end.
+const LINES_WAITING: usize = 2 * 1024;
+
 /// The one log of the process.
 static LOG: OnceLock<LogWriter> = OnceLock::new();
 
@@ -51,7 +54,7 @@ pub(super) async fn watch(observe: &Observe) {
 
 fn log() -> &'static LogWriter {
     // Where nobody can read it, it cannot be said that nobody can read it: the metric alone shows it.
-    LOG.get_or_init(|| LogWriter::start("program-log", io::stderr(), |_failing| {}))
+    LOG.get_or_init(|| LogWriter::start(("program-log", LINES_WAITING), io::stderr(), |_failing| {}))
 }
 
 /// Gives each event's line to the log's thread.

@@ -81,7 +81,7 @@ impl Drop for Upstream {
 impl Upstream {
     /// TLS that requires a client certificate of an authority.
     pub(crate) async fn mutual(own: &Pair, clients: &Authority) -> Self {
-        Self::start(Some(mutual(own, clients))).await
+        Self::requiring(&own.certified(), only(clients)).await
     }
 
     /// TLS that requires a client certificate under these roots.
@@ -155,9 +155,13 @@ impl Upstream {
 
 /// HTTP over TLS that requires a client certificate of an authority.
 pub(crate) fn mutual(own: &Pair, clients: &Authority) -> TlsAcceptor {
+    requiring(&Arc::new(Own(Mutex::new(own.certified()))), only(clients))
+}
+
+fn only(authority: &Authority) -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    roots.add(clients.der().clone()).expect("authority");
-    requiring(&Arc::new(Own(Mutex::new(own.certified()))), roots)
+    roots.add(authority.der().clone()).expect("authority");
+    roots
 }
 
 fn requiring(own: &Arc<Own>, roots: RootCertStore) -> TlsAcceptor {

@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -17,14 +17,12 @@ use tokio::{
 pub struct Prefixed<S> {
     prefix: Bytes,
     inner: S,
-    /// What is read from now on, to be put back: a `ClientHello` that may pass through.
-    record: Option<BytesMut>,
 }
 
 impl<S> Prefixed<S> {
     /// `prefix` is read first.
     pub fn new(prefix: Bytes, inner: S) -> Self {
-        Self { prefix, inner, record: None }
+        Self { prefix, inner }
     }
 
     /// The stream.
@@ -32,22 +30,13 @@ impl<S> Prefixed<S> {
         &self.inner
     }
 
-    /// Keeps a copy of what is read, until [`Self::rewind`] or [`Self::forget`].
-    pub(crate) fn record(&mut self) {
-        self.record = Some(BytesMut::new());
-    }
-
-    /// Puts back what was read since [`Self::record`].
-    pub(crate) fn rewind(&mut self) {
-        if let Some(mut read) = self.record.take() {
-            read.extend_from_slice(&self.prefix);
-            self.prefix = read.freeze();
+    /// Puts back what was read.
+    pub(crate) fn put_back(&mut self, read: Bytes) {
+        if self.prefix.is_empty() {
+            self.prefix = read;
+        } else if !read.is_empty() {
+            self.prefix = [read, std::mem::take(&mut self.prefix)].concat().into();
         }
-    }
-
-    /// What was read stays read.
-    pub(crate) fn forget(&mut self) {
-        self.record = None;
     }
 }
 
@@ -77,19 +66,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
         if self.prefix.is_empty() {
-            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        } else {
-            let count = self.prefix.len().min(buf.remaining());
-            buf.put_slice(&self.prefix.split_to(count));
-            if self.prefix.is_empty() {
-                // An empty slice of a larger buffer would keep all of it.
-                self.prefix = Bytes::new();
-            }
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
-        if let Some(record) = &mut self.record {
-            record.extend_from_slice(buf.filled().get(before..).unwrap_or_default());
+        let count = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix.split_to(count));
+        if self.prefix.is_empty() {
+            // An empty slice of a larger buffer would keep all of it.
+            self.prefix = Bytes::new();
         }
         Poll::Ready(Ok(()))
     }

@@ -1,6 +1,9 @@
 //! Step 3, handshake: one server profile by SNI, loaded once; the client's identity before the first application byte.
 
+mod hello;
+
 use std::{
+    io,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -11,8 +14,9 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
 };
-use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
+use tokio_rustls::{StartHandshake, server::TlsStream};
 
+use self::hello::{Heard, Unusable};
 use crate::{
     ConnMeta, Reason, TlsMeta,
     conn::Alpn,
@@ -133,28 +137,29 @@ async fn handshake<R: Router>(
     mut stream: Io,
     meta: &mut ConnMeta,
 ) -> Result<Shaken, Failed> {
-    stream.record();
-    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
-    let mut start = start.map_err(|error| Failed::new(Reason::HANDSHAKE_FAILED, error))?;
-    let hello = start.client_hello();
-    meta.sni = hello.server_name().map(|name| name.to_ascii_lowercase().into());
-    let offered: Vec<&[u8]> = hello.alpn().into_iter().flatten().collect();
-    let seen = Hello { sni: meta.sni.as_deref(), alpn: &offered };
-    let (profile, tcp) = match worker.view().accept(meta, Some(&seen)) {
+    let broken = |error: io::Error| Failed::new(Reason::HANDSHAKE_FAILED, error);
+    let Heard { accepted, offer, seen, fed } = hello::read(&mut stream).await.map_err(broken)?;
+    let Some(offer) = offer else { return Err(unusable(&mut stream, accepted.err()).await) };
+    let accept = ask(worker, meta, offer);
+    let (profile, tcp) = match accept {
         Accept::Terminate(profile) => (profile, false),
         Accept::TerminateTcp(profile) => (profile, true),
         Accept::Refuse(reason) => {
             // A client that has gone needs no alert.
-            let _gone = start.io.write_all(&refusal(&reason, meta.sni.is_some())).await;
+            let _gone = stream.write_all(&refusal(&reason, meta.sni.is_some())).await;
             return Err(Failed::new(reason, "refused by the server name"));
         }
         Accept::Passthrough => {
-            start.io.rewind();
-            return Ok(Shaken::Passes(start.io));
+            stream.put_back(seen);
+            return Ok(Shaken::Passes(stream));
         }
         Accept::Plain => {
             return Err(Failed::new(Reason::INTERNAL, "a TLS connection that nobody terminates"));
         }
+    };
+    let accepted = match accepted {
+        Ok(accepted) => accepted,
+        Err(why) => return Err(unusable(&mut stream, Some(why)).await),
     };
     let current = profile.current().map_err(|problem| Failed::new(problem.code, &problem.message))?;
     if current.credential.dev
@@ -164,7 +169,8 @@ async fn handshake<R: Router>(
         let message = "a certificate of the dev authority is not presented beyond loopback without --allow-dev-identity";
         return Err(Failed::new(Reason::SERVER_IDENTITY_UNAVAILABLE, message));
     }
-    start.io.forget();
+    stream.put_back(seen.slice(fed.min(seen.len())..));
+    let start = StartHandshake::from_parts(*accepted, stream);
     let stream = start.into_stream(Arc::clone(&current.config)).await;
     let stream = stream.map_err(|error| match verify::failure_of(&error) {
         Some(failure) => Failed::new(failure.code(), &error),
@@ -188,13 +194,33 @@ async fn handshake<R: Router>(
     Ok(Shaken::Terminated { stream: Box::new(stream), generation: current.generation, tcp })
 }
 
+/// Asks the router who answers a hello.
+fn ask<R: Router>(worker: &Worker<R>, meta: &mut ConnMeta, (sni, alpn): hello::Offer) -> Accept {
+    meta.sni = sni.map(Into::into);
+    let offered: Vec<&[u8]> = alpn.iter().map(Vec::as_slice).collect();
+    let seen = Hello { sni: meta.sni.as_deref(), alpn: &offered };
+    worker.view().accept(meta, Some(&seen))
+}
+
+/// Says to a client why its hello leads to nothing.
+async fn unusable(stream: &mut Io, why: Option<Box<Unusable>>) -> Failed {
+    let Some(mut why) = why else { return Failed::new(Reason::HANDSHAKE_FAILED, "no ClientHello") };
+    // A client that has gone needs no alert.
+    let _gone = stream.write_all(&why.alert()).await;
+    Failed::new(Reason::HANDSHAKE_FAILED, &why.error)
+}
+
 /// The alert that refuses a `ClientHello` (RFC 6066 3, RFC 8446 6): without one the client only sees a closed connection.
 fn refusal(reason: &Reason, named: bool) -> [u8; 7] {
     const UNRECOGNIZED_NAME: u8 = 112;
     const HANDSHAKE_FAILURE: u8 = 40;
     let unknown = named && *reason == Reason::NO_SNI_PROFILE;
-    // Alert, TLS 1.2 as in every record, two bytes: fatal, and what.
-    [21, 3, 3, 0, 2, 2, if unknown { UNRECOGNIZED_NAME } else { HANDSHAKE_FAILURE }]
+    alert(if unknown { UNRECOGNIZED_NAME } else { HANDSHAKE_FAILURE })
+}
+
+/// A record with an alert: TLS 1.2 as in every record, two bytes: fatal, and what.
+fn alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
 }
 
 fn authorise(

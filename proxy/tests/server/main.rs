@@ -17,6 +17,7 @@ mod drain;
 mod faults;
 mod floods;
 mod frames;
+mod hello;
 mod hygiene;
 mod limits;
 mod metrics;

@@ -92,13 +92,8 @@ pub(super) fn https() -> ListenerSpec {
     ListenerSpec { tls: true, ..http() }
 }
 
-/// A client that believes everybody.
-pub(super) async fn dial(
-    rig: &Rig,
-    sni: &str,
-    alpn: &str,
-    cert: Option<&Minted>,
-) -> std::io::Result<TlsStream<TcpStream>> {
+/// The settings of a client that believes everybody.
+pub(super) fn believing(alpn: &str, cert: Option<&Minted>) -> Arc<rustls::ClientConfig> {
     let identity = cert.map(|minted| {
         let source = Source::new(SourceRef::new("test:client"));
         source.publish(Material { own: vec![Arc::new(credential(minted))], trust: None });
@@ -114,9 +109,18 @@ pub(super) async fn dial(
         cipher_suites: Vec::new(),
         groups: Vec::new(),
     };
-    let config = Arc::clone(&ClientProfile::new(spec).current().unwrap().config);
+    Arc::clone(&ClientProfile::new(spec).current().unwrap().config)
+}
+
+/// A client that believes everybody.
+pub(super) async fn dial(
+    rig: &Rig,
+    sni: &str,
+    alpn: &str,
+    cert: Option<&Minted>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let name = rustls::pki_types::ServerName::try_from(sni.to_owned()).unwrap();
-    TlsConnector::from(config).connect(name, rig.connect().await).await
+    TlsConnector::from(believing(alpn, cert)).connect(name, rig.connect().await).await
 }
 
 /// The answer to a request over TLS; `None`: the proxy ended the connection without one.

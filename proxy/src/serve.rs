@@ -11,7 +11,10 @@ use crate::{
     ConnMeta, Reason,
     conn::Alpn,
     http,
-    net::{Layer, ListenerSpec, Prefixed, Worker},
+    net::{
+        Layer, ListenerSpec, Prefixed, Worker,
+        proxy_protocol::{Header, MAX_BYTES, parse},
+    },
     observe::{Counter, Refused},
     registry::{Facts, Received, Role},
     route::{Accept, Router},
@@ -45,6 +48,8 @@ pub(crate) async fn connection<R: Router>(
             tracing::debug!(listener = %spec.name, %peer, reason = reason.code(), "connection closed");
             return refused(&worker, &meta, spec.layer, (reason, began));
         }
+        // Where no header has to come, a client may wait for its server to speak first, or rest before its first request.
+        Err(_late) if !spec.tls && !spec.proxy_protocol && stream.prefix().is_empty() => false,
         Err(_late) => {
             worker.observe.count(Counter::HandshakeTimeout);
             return refused(&worker, &meta, spec.layer, (Reason::HANDSHAKE_TIMEOUT, began));
@@ -98,7 +103,8 @@ async fn plain<R: Router>(
     // The rest of the preface is a part of the first head.
     let differs = |seen: &[u8]| !H2_PREFACE.starts_with(seen);
     match timeout(limits.header_timeout, stream.peek(H2_PREFACE.len(), differs)).await {
-        Ok(Ok(seen)) if seen == H2_PREFACE => meta.alpn = Some(Alpn::H2),
+        // What was read together with a PROXY protocol header is more than was asked for.
+        Ok(Ok(seen)) if seen.starts_with(H2_PREFACE) => meta.alpn = Some(Alpn::H2),
         Ok(Ok(_)) => {}
         Ok(Err(_reset)) => return,
         Err(_late) => {
@@ -116,6 +122,30 @@ async fn last_chance(entry: &crate::registry::Entry, within: Duration) {
     tokio::time::sleep(within).await;
 }
 
+/// A PROXY protocol header that is missing, wrong, or of a peer that nobody named.
+fn distrusted<R: Router>(
+    worker: &Worker<R>,
+    meta: &ConnMeta,
+    layer: Layer,
+    (found, trusted): (&Header, bool),
+) -> Reason {
+    let reason = Reason::BAD_PROXY_PROTOCOL;
+    worker.observe.count(Counter::BadProxyProtocol);
+    let why = match found {
+        _ if !trusted => "the peer is in no network of --proxy-protocol-from: name the balancer's there",
+        Header::Malformed => "the header is malformed, or longer than any may be",
+        Header::Incomplete => "the connection ended inside of the header",
+        Header::Absent | Header::Present { .. } => "the header is missing: let the balancer send it",
+    };
+    tracing::warn!(listener = %meta.listener, peer = %meta.peer, reason = reason.code(), "PROXY protocol: {why}");
+    if layer == Layer::Http {
+        let refused =
+            Refused { protocol: "HTTP/1.1", status: 0, reason: reason.clone(), after: Duration::ZERO };
+        worker.observe.refused(meta, refused);
+    }
+    reason
+}
+
 /// Step 2: the PROXY protocol header, if one may or must come; then whether TLS follows.
 async fn preface<R: Router>(
     worker: &Worker<R>,
@@ -126,23 +156,20 @@ async fn preface<R: Router>(
     let gone = |_error: io::Error| Reason::DOWNSTREAM_RESET;
     let peer = meta.peer.ip();
     let from = &worker.shared.limits.proxy_protocol_from;
-    // A listener that requires the header believes whom the operator named, or everybody when nobody was named.
-    let trusted = from.iter().any(|net| net.contains(&peer)) || (spec.proxy_protocol && from.is_empty());
+    // Where nobody was named, nobody is believed: anybody can write such a header.
+    let trusted = from.iter().any(|net| net.contains(&peer));
     if spec.proxy_protocol || trusted {
-        use crate::net::proxy_protocol::{Header, MAX_BYTES, parse};
         let complete = |seen: &[u8]| !matches!(parse(seen), Header::Incomplete);
         let seen = stream.peek(MAX_BYTES, complete).await.map_err(gone)?;
         match parse(&seen) {
             // From peers that are not trusted a header says nothing, and nothing else may come on such a listener.
             Header::Present { length, source } if trusted => {
                 stream.consume(length);
-                meta.proxy_protocol_source = source;
+                meta.proxy_protocol_source =
+                    source.map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port()));
             }
             Header::Absent | Header::Incomplete if !spec.proxy_protocol => {}
-            _ => {
-                worker.observe.count(Counter::BadProxyProtocol);
-                return Err(Reason::BAD_PROXY_PROTOCOL);
-            }
+            found => return Err(distrusted(worker, meta, spec.layer, (&found, trusted))),
         }
     }
     if !spec.tls {

@@ -90,7 +90,7 @@ pub struct CommonArgs {
     /// TLS handshakes of clients under way
     #[arg(long, value_name = "N", env = "SELVEDGE_MAX_HANDSHAKES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_handshakes: u32,
-    /// Peers in this network may start a connection with a PROXY protocol header; repeatable [default: none]
+    /// Peers in this network may name the client in a PROXY protocol header; repeatable [default: none]
     #[arg(long, value_name = "CIDR")]
     pub proxy_protocol_from: Vec<ipnet::IpNet>,
     /// At SIGTERM, go on accepting for this long while unready

@@ -15,6 +15,7 @@ mod fail_closed;
 mod faults;
 mod harness;
 mod opened;
+mod preface;
 mod recreated;
 mod removed;
 mod revoked;

@@ -13,40 +13,40 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::harness::{Authority, Echo, Ingress, certs::secret, process::run, replace, until};
 
 /// A TCPMapping.
-fn mapping(name: &str, fields: &str) -> String {
+pub(super) fn mapping(name: &str, fields: &str) -> String {
     object("TCPMapping", name, fields)
 }
 
-fn object(kind: &str, name: &str, fields: &str) -> String {
+pub(super) fn object(kind: &str, name: &str, fields: &str) -> String {
     format!(
         "---\napiVersion: getambassador.io/v3alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{fields}}}\n"
     )
 }
 
 /// Manifests in a folder, and the program on them.
-struct Scene {
-    folder: tempfile::TempDir,
-    ingress: Ingress,
+pub(super) struct Scene {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) ingress: Ingress,
 }
 
 impl Scene {
-    async fn start(manifests: &str, flags: &[&str]) -> Self {
+    pub(super) async fn start(manifests: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         replace(&folder.path().join("all.yaml"), manifests);
         let ingress = Ingress::start(folder.path(), flags).await;
         Self { folder, ingress }
     }
 
-    fn write(&self, manifests: &str) {
+    pub(super) fn write(&self, manifests: &str) {
         replace(&self.folder.path().join("all.yaml"), manifests);
     }
 
-    async fn connect(&self, listener: &str) -> TcpStream {
+    pub(super) async fn connect(&self, listener: &str) -> TcpStream {
         TcpStream::connect(self.ingress.listener(listener)).await.expect("connect")
     }
 
     /// The lines of the access log for connections, once there are so many.
-    async fn lines(&self, count: usize) -> Vec<Value> {
+    pub(super) async fn lines(&self, count: usize) -> Vec<Value> {
         let mut lines = Vec::new();
         until(&format!("{count} lines of connections"), async || {
             lines = self.ingress.access_log();
@@ -59,22 +59,31 @@ impl Scene {
 }
 
 /// Says something, ends its side, and gives all that came.
-async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, text: &str) -> String {
+pub(super) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, text: &str) -> String {
     stream.write_all(text.as_bytes()).await.expect("write");
     stream.shutdown().await.expect("end");
     rest(stream).await
 }
 
 /// All that comes.
-async fn rest<S: AsyncRead + Unpin>(mut stream: S) -> String {
+pub(super) async fn rest<S: AsyncRead + Unpin>(mut stream: S) -> String {
     let mut answer = Vec::new();
     // A reset is an end, too.
     let _end = stream.read_to_end(&mut answer).await;
     String::from_utf8(answer).expect("UTF-8")
 }
 
-async fn dial(
+pub(super) async fn dial(
     addr: SocketAddr,
+    roots: &Authority,
+    name: &str,
+) -> Result<TlsStream<TcpStream>, std::io::Error> {
+    connect_tls(TcpStream::connect(addr).await?, roots, name).await
+}
+
+/// TLS on a connection that there is already.
+pub(super) async fn connect_tls(
+    stream: TcpStream,
     roots: &Authority,
     name: &str,
 ) -> Result<TlsStream<TcpStream>, std::io::Error> {
@@ -82,14 +91,14 @@ async fn dial(
     store.add(roots.der().clone()).expect("authority");
     let config = ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
     let name = ServerName::try_from(name.to_owned()).expect("name");
-    TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(addr).await?).await
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
 const INGRESS: &str = "spiffe://example.org/ingress";
 const DATABASE: &str = "spiffe://example.org/db";
 
 /// Two ends of mTLS by SPIFFE, with a context that expects an ID.
-fn context(authority: &Authority, name: &str, id: &str) -> String {
+pub(super) fn context(authority: &Authority, name: &str, id: &str) -> String {
     let own = authority.workload(INGRESS);
     secret("own", &[("tls.crt", &own.cert), ("tls.key", &own.key)])
         + &secret("roots", &[("ca.crt", &authority.pem())])
@@ -182,7 +191,7 @@ async fn what_cannot_be_trusted_closes_the_connection_under_its_reason() {
 }
 
 /// A Host that ends TLS for a name.
-fn host(authority: &Authority, name: &str, hostname: &str) -> String {
+pub(super) fn host(authority: &Authority, name: &str, hostname: &str) -> String {
     let own = authority.leaf(hostname);
     secret(name, &[("tls.crt", &own.cert), ("tls.key", &own.key)])
         + &object(

@@ -30,6 +30,11 @@ impl<S> Prefixed<S> {
         &self.inner
     }
 
+    /// What will be read first.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
     /// Puts back what was read.
     pub(crate) fn put_back(&mut self, read: Bytes) {
         if self.prefix.is_empty() {

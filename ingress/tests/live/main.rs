@@ -17,6 +17,7 @@ mod harness;
 mod opened;
 mod preface;
 mod recreated;
+mod relayed;
 mod removed;
 mod revoked;
 mod rotation;

@@ -6,7 +6,7 @@ use tokio::{
 };
 
 use super::{
-    harness::{Authority, Echo, until},
+    harness::{Authority, Echo, process::run, until},
     tcp::{Scene, context, mapping, talk},
 };
 
@@ -141,5 +141,24 @@ async fn every_version_is_read_and_what_is_deleted_or_drained_ends_its_connectio
     assert!(scene.ingress.ended().await.0.success());
     for line in scene.lines(3).await {
         assert_eq!(line["reason"], "ok", "{line}");
+    }
+}
+
+#[test]
+fn the_example_is_accepted_and_does_what_its_comments_say() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/tcp.yaml");
+    let said = run(&["check", path, "--strict", "--spiffe-socket", "dev"]);
+    assert_eq!(said.status, 0, "{}{}", said.stdout, said.stderr);
+    for (url, dice, mapping, tls) in [
+        ("tls://git.example:6443", "0", "default/git", "passed_on"),
+        ("tcp://any:9000", "75", "default/green", "clear"),
+        ("tcp://any:9000", "69", "default/blue", "clear"),
+        ("tcp://any:5432", "0", "default/database", "clear"),
+    ] {
+        let flags = ["--output", "json", "--spiffe-socket", "dev", "--dice", dice];
+        let said = run(&[&["explain", "--manifests", path], &flags[..], &["TCP", url]].concat());
+        let found: serde_json::Value = serde_json::from_str(&said.stdout).expect(&said.stderr);
+        let seen = (&found["mapping"], &found["downstream_tls"], &found["action"]);
+        assert_eq!(seen, (&mapping.into(), &tls.into(), &"relay".into()), "{found}");
     }
 }

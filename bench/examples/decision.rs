@@ -4,27 +4,17 @@
 use std::{
     hint::black_box,
     io::{self, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
     process::ExitCode,
-    sync::Arc,
-    time::SystemTime,
 };
 
 use anyhow::{Context as _, ensure};
-use bench::{Request, Shape};
+use bench::{Request, Shape, connection, table};
 use http::{HeaderMap, HeaderName};
-use ingress::{
-    compile::{CompileSettings, Input, compile, wants},
-    keyring::Keyring,
-    publish::Publisher,
-    route::Table,
-};
+use ingress::route::Table;
 use proxy::{
     ConnMeta,
     message::{Fields, Head, Scheme},
     route::{Action, Dice, Router as _},
-    upstream::Clusters,
 };
 
 fn main() -> ExitCode {
@@ -91,46 +81,4 @@ fn head<'a>(request: &'a Request, fields: &'a HeaderMap, conn: &'a ConnMeta) -> 
         fields: Fields::Typed(fields),
         conn,
     }
-}
-
-fn table(shape: Shape, count: usize) -> anyhow::Result<Arc<Table>> {
-    let settings = CompileSettings {
-        ambassador_id: "default".to_owned(),
-        namespace: "default".to_owned(),
-        single_namespace: false,
-        require_verified_upstreams: false,
-        one_tenant: true,
-        bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        http_port: 8080,
-        https_port: 8443,
-        resolve: Vec::new(),
-    };
-    let path = Arc::new(PathBuf::from("bench.yaml"));
-    let (documents, errors) = resource::parse(&path, &shape.manifests(count), &settings.namespace)
-        .map_err(|error| anyhow::anyhow!("the generated manifests do not parse: {}", error.message))?;
-    ensure!(errors.is_empty(), "the generated manifests do not parse: {errors:?}");
-    let documents: Vec<_> = documents.into_iter().map(Arc::new).collect();
-    let mut keyring = Keyring::new(None, false);
-    keyring.update(&wants(&documents, &settings), &documents, SystemTime::UNIX_EPOCH);
-    let input = Input { documents: &documents, errors: &errors, keys: &keyring, settings: &settings };
-    let (plan, _report) = compile(&input);
-    ensure!(plan.mappings.len() == count, "{} Mappings of {count} were compiled", plan.mappings.len());
-    Ok(Publisher::new(Clusters::new(None)).table(plan, &keyring).0)
-}
-
-fn connection(table: &Table) -> anyhow::Result<ConnMeta> {
-    let listener = table.listeners().find(|listener| !listener.tls).context("no cleartext listener")?;
-    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.bind.port()));
-    Ok(ConnMeta {
-        listener: Arc::clone(&listener.name),
-        listener_port: here.port(),
-        peer: here,
-        local: here,
-        original_dst: None,
-        proxy_protocol_source: None,
-        sni: None,
-        alpn: None,
-        tls: None,
-        peer_id: None,
-    })
 }

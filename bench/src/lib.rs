@@ -2,7 +2,11 @@
 //!
 //! Not a benchmark by itself: `decision.sh` and `check.sh` beside this crate measure, `examples/` are the programs they run.
 
+mod table;
+
 use std::str::FromStr;
+
+pub use table::{Parsed, connection, table, table_of};
 
 /// A shape of a large configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

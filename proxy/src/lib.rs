@@ -9,6 +9,7 @@ pub mod conn;
 pub mod error;
 pub(crate) mod guard;
 pub mod http;
+pub mod in_memory;
 pub mod limits;
 pub mod message;
 pub mod net;

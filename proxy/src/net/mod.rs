@@ -116,6 +116,28 @@ pub(crate) struct Shared<R> {
 }
 
 impl<R> Shared<R> {
+    /// Before anything listens.
+    pub(crate) fn new(
+        settings: Settings,
+        addresses: Arc<ArcSwap<AddressPolicy>>,
+        observe: Arc<Observe>,
+        table: Arc<R>,
+    ) -> Self {
+        Self {
+            table: ArcSwap::new(table),
+            limits: Arc::new(settings.limits),
+            addresses,
+            registry: Registry::new(),
+            observe,
+            clusters: ArcSwap::default(),
+            connections: AtomicUsize::new(0),
+            idle: Notify::new(),
+            handshakes: AtomicUsize::new(0),
+            cut: AtomicUsize::new(0),
+            allow_dev_identity: settings.allow_dev_identity,
+        }
+    }
+
     /// Counts a connection out.
     fn closed(&self) {
         if self.connections.fetch_sub(1, Relaxed) == 1 {
@@ -157,21 +179,10 @@ impl<R: Router> Server<R> {
         observe: Arc<Observe>,
         table: Arc<R>,
     ) -> Result<Arc<Self>, StartError> {
-        let shared = Arc::new(Shared {
-            table: ArcSwap::new(table),
-            limits: Arc::new(settings.limits),
-            addresses,
-            registry: Registry::new(),
-            observe,
-            clusters: ArcSwap::default(),
-            connections: AtomicUsize::new(0),
-            idle: Notify::new(),
-            handshakes: AtomicUsize::new(0),
-            cut: AtomicUsize::new(0),
-            allow_dev_identity: settings.allow_dev_identity,
-        });
+        let count = settings.workers.max(1);
+        let shared = Arc::new(Shared::new(settings, addresses, observe, table));
         shared.observe.watch(&shared.registry);
-        let workers = (0..settings.workers.max(1)).map(|index| WorkerHandle::start(index, &shared));
+        let workers = (0..count).map(|index| WorkerHandle::start(index, &shared));
         let workers = workers.collect::<Result<Vec<_>, _>>().map_err(|source| StartError {
             what: "start a worker thread".to_owned(),
             source,

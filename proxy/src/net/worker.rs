@@ -124,6 +124,18 @@ pub(crate) struct Worker<R> {
 }
 
 impl<R: Router> Worker<R> {
+    /// Belongs to the thread that makes it.
+    pub(crate) fn new(shared: Arc<Shared<R>>, observe: Rc<WorkerObserve>, load: Arc<AtomicUsize>) -> Self {
+        let upstream = Upstream::new(
+            Arc::clone(&shared.limits),
+            Arc::clone(&shared.addresses),
+            Arc::clone(&shared.registry),
+            Rc::clone(&observe),
+        );
+        let view = RefCell::new(View::new(shared.table.load_full()));
+        Self { shared, upstream, observe, view, load }
+    }
+
     /// The table to decide with, for the whole life of a request.
     pub(crate) fn view(&self) -> View<R> {
         self.view.borrow().clone()
@@ -191,16 +203,8 @@ impl<R: Router> Life<R> {
     }
 
     async fn run(&mut self, observe: &Rc<WorkerObserve>) {
-        let shared = &self.shared;
-        let upstream = Upstream::new(
-            Arc::clone(&shared.limits),
-            Arc::clone(&shared.addresses),
-            Arc::clone(&shared.registry),
-            Rc::clone(observe),
-        );
-        let view = RefCell::new(View::new(shared.table.load_full()));
-        let (shared, load) = (Arc::clone(shared), Arc::clone(&self.load));
-        let worker = Rc::new(Worker { shared, upstream, observe: Rc::clone(observe), view, load });
+        let (shared, load) = (Arc::clone(&self.shared), Arc::clone(&self.load));
+        let worker = Rc::new(Worker::new(shared, Rc::clone(observe), load));
         observe.loop_lag(Duration::ZERO, Some(TICK));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -73,7 +73,12 @@ pub(super) struct Pooled {
 }
 
 impl Pooled {
-    fn new(endpoint: &Endpoint, facts: Arc<ConnFacts>, heard: Arc<Heard>, http2: Option<Http2>) -> Rc<Self> {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        facts: Arc<ConnFacts>,
+        heard: Arc<Heard>,
+        http2: Option<Http2>,
+    ) -> Rc<Self> {
         let now = Instant::now();
         Rc::new(Self {
             facts,

@@ -1,5 +1,6 @@
 //! Upstreams: clusters and their endpoints, addresses, balancing, pools, connecting, retries.
 
+mod adopt;
 mod balance;
 mod cluster;
 mod conn;

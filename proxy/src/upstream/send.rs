@@ -51,7 +51,7 @@ pub struct Attempts {
 
 /// A worker's upstream side: its pools. Not `Send`; one for each worker.
 pub struct Upstream {
-    pool: Rc<Pool>,
+    pub(super) pool: Rc<Pool>,
     /// The tasks that drive connections: ended with the worker.
     pub(super) driving: RefCell<JoinSet<()>>,
     limits: Arc<Limits>,

@@ -5,7 +5,10 @@ mod hello;
 use std::{
     io,
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use identity::{PeerId, ServerProfile, verify};
@@ -32,6 +35,22 @@ use crate::{
 
 type Io = Prefixed<TcpStream>;
 
+/// One of the handshakes that may be under way; given back however it ends, also by a panic.
+struct Permit<'a>(&'a AtomicUsize);
+
+impl<'a> Permit<'a> {
+    fn take(under_way: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let permit = Self(under_way);
+        (under_way.fetch_add(1, Relaxed) < most).then_some(permit)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Terminates TLS (or passes it through) and serves what is inside.
 pub(crate) async fn serve<R: Router>(
     worker: Rc<Worker<R>>,
@@ -42,13 +61,12 @@ pub(crate) async fn serve<R: Router>(
 ) {
     let shared = &worker.shared;
     let began = Instant::now();
-    if shared.handshakes.fetch_add(1, Relaxed) >= shared.limits.max_handshakes {
-        shared.handshakes.fetch_sub(1, Relaxed);
+    let Some(permit) = Permit::take(&shared.handshakes, shared.limits.max_handshakes) else {
         worker.observe.count(Counter::MaxHandshakes);
         return refused(&worker, &meta, layer, (Reason::TOO_MANY_HANDSHAKES, began));
-    }
+    };
     let done = timeout(shared.limits.handshake_timeout, handshake(&worker, stream, &mut meta)).await;
-    shared.handshakes.fetch_sub(1, Relaxed);
+    drop(permit);
     let (stream, generation, tcp) = match done {
         Ok(Ok(Shaken::Terminated { stream, generation, tcp })) => (stream, generation, tcp),
         Ok(Ok(Shaken::Passes(stream))) => {

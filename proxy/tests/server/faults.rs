@@ -6,10 +6,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use proxy::{Reason, observe::Counter};
+use proxy::{Reason, limits::Limits, net::ListenerSpec, observe::Counter, route::Accept};
 use tokio::io::AsyncWriteExt as _;
 
-use super::support::*;
+use super::{support::*, tls::believing};
 
 /// Panics for `/panic`.
 fn panicking(upstream: std::net::SocketAddr) -> Table {
@@ -45,6 +45,30 @@ async fn a_panic_is_one_requests_and_takes_neither_a_worker_nor_a_neighbour_with
     until("every connection is counted out", || rig.shown("selvedge_downstream_open") == 0).await;
     assert_eq!(rig.shown("selvedge_requests_active"), 0);
     assert_eq!(rig.total(Counter::WorkerRestarts), 0, "no worker has panicked");
+}
+
+#[tokio::test]
+async fn a_handshake_that_panics_gives_its_place_back() {
+    let mut table = Table::new(upstream().await);
+    table.accept = Box::new(|_, hello| {
+        assert!(hello.is_none(), "as the test wants it");
+        Accept::Plain
+    });
+    let limits = Limits { max_handshakes: 2, ..Limits::default() };
+    let rig = Rig::with(table, limits, ListenerSpec { tls: true, ..http() });
+    for _ in 0..5 {
+        let mut client = rig.connect().await;
+        let mut hello =
+            rustls::ClientConnection::new(believing("http/1.1", None), "a".try_into().unwrap()).unwrap();
+        let mut bytes = Vec::new();
+        hello.write_tls(&mut bytes).unwrap();
+        client.write_all(&bytes).await.unwrap();
+        to_end(&mut client).await;
+    }
+    assert_eq!(rig.total(Counter::MaxHandshakes), 0);
+    let mut plain = rig.connect().await;
+    plain.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    read_until(&mut plain, "HTTP/1.1 200").await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Warnings of the data plane come as often as peers like: of each kind, which is its place and its reason, a few in each second
+//! Warnings of the data plane, its libraries' with them, come as often as peers like: of each kind, which is its place and its reason, a few in each second
 //! are written, and of the others their number.
 
 use std::{
@@ -52,7 +52,9 @@ impl<S> Filter<S> for Calm {
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         let about = event.metadata();
-        if *about.level() > Level::WARN || !about.target().starts_with("proxy") {
+        let ours =
+            ["ingress", "identity", "resource"].iter().any(|control| about.target().starts_with(control));
+        if *about.level() > Level::WARN || ours {
             return true;
         }
         let mut reason = Reason::default();

@@ -2,21 +2,26 @@
 
 use std::{
     future::poll_fn,
+    io,
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::Version;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
 
 use super::{frames::Flood, framing, timed::Phase};
 use crate::{
     ConnMeta, Reason,
     net::Worker,
-    observe::{Counter, Refused},
+    observe::{Counter, Gauge, Refused, WorkerObserve},
     registry::{Drain, Entry, Received},
     route::Router,
 };
@@ -24,6 +29,9 @@ use crate::{
 /// Between the two GOAWAYs of a drain: clients open no new stream after the first, and what is on its way comes within this
 /// time (RFC 9113 6.8).
 const GOAWAY_NOTICE: Duration = Duration::from_secs(1);
+
+/// Between requests of HTTP/1.1 hyper's state is kept for this long; parking after every request would cost more than it saves.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a connection may rest, and how long its parts may take.
 pub(super) struct Deadlines {
@@ -34,7 +42,7 @@ pub(super) struct Deadlines {
 }
 
 /// A drain, when this connection learned of it, and whether hyper did.
-struct Ordered {
+pub(super) struct Ordered {
     drain: Drain,
     since: Instant,
     said_goodbye: bool,
@@ -54,6 +62,13 @@ impl Ordered {
     }
 }
 
+/// What a connection waits for besides its bytes, from its first request to its end: one timer for all its deadlines, and
+/// the drain that was ordered.
+pub(super) struct Clock {
+    timer: Pin<Box<Sleep>>,
+    drain: Option<Ordered>,
+}
+
 /// Drives a connection under its deadlines and orders.
 pub(super) struct Driver<R> {
     pub(super) phase: Rc<Phase>,
@@ -71,19 +86,42 @@ pub(super) enum Over {
     Done,
     /// It failed, or a deadline or an order has cut it.
     Cut,
+    /// It has rested for a while between two requests (HTTP/1.1): the next one needs nothing that hyper knows.
+    Resting,
+}
+
+/// Why a parked connection is parked no longer.
+#[derive(Debug)]
+pub(super) enum Woken {
+    /// The client has said something.
+    Said(Bytes),
+    /// The client has gone, or its last chance during a drain has passed: the connection ends in good order.
+    Goodbye,
+    /// It failed, or a deadline or an order has cut it.
+    Cut,
 }
 
 impl<R: Router> Driver<R> {
-    /// Drives a connection until its HTTP is over.
-    pub(super) async fn run<C>(&self, mut running: Pin<&mut C>, goodbye: impl Fn(Pin<&mut C>)) -> Over
-    where
-        C: Future<Output = Result<(), hyper::Error>>,
-    {
-        let mut drain = self.entry.drain().map(Ordered::now);
+    /// The clock of a connection that begins.
+    pub(super) fn clock(&self) -> Clock {
+        let drain = self.entry.drain().map(Ordered::now);
         if self.h2 && drain.is_some() {
             self.phase.announce_end(h2::Reason::NO_ERROR);
         }
-        let mut timer = Box::pin(sleep_until(self.next(drain.as_ref())));
+        Clock { timer: Box::pin(sleep_until(self.next(drain.as_ref()))), drain }
+    }
+
+    /// Drives a connection until its HTTP is over, or rests.
+    pub(super) async fn run<C>(
+        &self,
+        clock: &mut Clock,
+        mut running: Pin<&mut C>,
+        goodbye: impl Fn(Pin<&mut C>),
+    ) -> Over
+    where
+        C: Future<Output = Result<(), hyper::Error>>,
+    {
+        let Clock { timer, drain } = clock;
         loop {
             tokio::select! {
                 biased;
@@ -100,17 +138,20 @@ impl<R: Router> Driver<R> {
                     if self.h2 && drain.is_none() {
                         self.phase.announce_end(h2::Reason::NO_ERROR);
                     }
-                    drain = Some(Ordered::again(drain.take(), ordered));
+                    *drain = Some(Ordered::again(drain.take(), ordered));
                 },
                 () = self.phase.resets.flooded() => {
                     self.calm(running).await;
                     return Over::Cut;
                 }
-                () = Rearm { timer: &mut timer, wanted: || self.next(drain.as_ref()) } => {
+                () = Rearm { timer: &mut *timer, wanted: || self.next_or_park(drain.as_ref()) } => {
                     if self.is_over(drain.as_ref()) {
                         return Over::Cut;
                     }
-                    if let Some(drain) = &mut drain
+                    if self.park_at(drain.as_ref()).is_some_and(|at| at <= Instant::now()) {
+                        return Over::Resting;
+                    }
+                    if let Some(drain) = drain
                         && self.goodbye_at(drain).is_some_and(|at| at <= Instant::now())
                     {
                         goodbye(running.as_mut());
@@ -119,6 +160,50 @@ impl<R: Router> Driver<R> {
                 }
             }
         }
+    }
+
+    /// Waits for the next bytes of a connection without hyper, under the same deadlines and orders. Reads like any reader
+    /// would, so that nothing that TLS has decrypted already can lie unnoticed.
+    pub(super) async fn park<S>(&self, clock: &mut Clock, stream: &mut S) -> Woken
+    where
+        S: AsyncRead + Unpin,
+    {
+        self.phase.park();
+        let _parked = Parked::new(&self.worker.observe);
+        let Clock { timer, drain } = clock;
+        loop {
+            tokio::select! {
+                biased;
+                said = first_bytes(stream) => return match said {
+                    Ok(bytes) if bytes.is_empty() => Woken::Goodbye,
+                    Ok(bytes) => Woken::Said(bytes),
+                    Err(_reset) => Woken::Cut,
+                },
+                received = self.entry.ordered() => if let Received::Drain(ordered) = received {
+                    *drain = Some(Ordered::again(drain.take(), ordered));
+                },
+                () = Rearm { timer: &mut *timer, wanted: || self.next(drain.as_ref()) } => {
+                    if self.is_over(drain.as_ref()) {
+                        return Woken::Cut;
+                    }
+                    let goodbye = drain.as_ref().and_then(|drain| self.goodbye_at(drain));
+                    if goodbye.is_some_and(|at| at <= Instant::now()) {
+                        return Woken::Goodbye;
+                    }
+                }
+            }
+        }
+    }
+
+    /// When the connection has rested for long enough to be parked. Not during a drain, which ends it soon.
+    fn park_at(&self, drain: Option<&Ordered>) -> Option<Instant> {
+        let may = !self.h2 && drain.is_none() && self.phase.may_park();
+        may.then(|| self.phase.idle_since() + PARK_AFTER)
+    }
+
+    fn next_or_park(&self, drain: Option<&Ordered>) -> Instant {
+        let next = self.next(drain);
+        self.park_at(drain).map_or(next, |at| next.min(at))
     }
 
     /// Ends a connection whose client opens streams only to reset them. hyper cannot say so, so that the I/O does when it
@@ -230,6 +315,33 @@ impl<R: Router> Driver<R> {
 fn is_flood(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
     source.is_some_and(|error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
+/// Counts a parked connection.
+struct Parked<'a>(&'a WorkerObserve);
+
+impl<'a> Parked<'a> {
+    fn new(observe: &'a WorkerObserve) -> Self {
+        observe.gauge(Gauge::DownstreamParked, 1);
+        Self(observe)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.gauge(Gauge::DownstreamParked, -1);
+    }
+}
+
+/// The next bytes of a stream, into a buffer that is there only while it is read; empty at the stream's end.
+async fn first_bytes<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Bytes> {
+    poll_fn(|cx| {
+        let mut bytes = [0; 1024];
+        let mut read = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
+        Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
+    })
+    .await
 }
 
 /// Polls one lasting timer; re-arms it only when the deadline has moved to an earlier time, or when it fired too soon.

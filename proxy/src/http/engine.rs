@@ -1,12 +1,13 @@
 //! Step 4, serve: hyper's HTTP/1.1 and HTTP/2 servers under our deadlines, limits and drain.
 
-use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hyper::{
     Request, Response,
     body::Incoming,
     server::conn::{http1, http2},
-    service::service_fn,
+    service::{Service, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -16,7 +17,7 @@ use tokio::{
 
 use super::{
     body::OutBody,
-    driver::{Deadlines, Driver, Over},
+    driver::{Deadlines, Driver, Over, Woken},
     exchange::{self, Conn},
     stuck::StreamExecutor,
     timed::{Phase, Timed},
@@ -44,7 +45,6 @@ where
     let phase = Phase::new(limits.max_resets);
     let entry = Rc::new(entry);
     let h2 = meta.alpn == Some(Alpn::H2);
-    let io = TokioIo::new(Timed::new(stream, Rc::clone(&phase), Rc::clone(&worker.observe), h2));
     let seam: Rc<Seam<R>> = Rc::default();
     let conn = Rc::new(Conn {
         worker: Rc::clone(&worker),
@@ -53,39 +53,86 @@ where
         entry: Rc::clone(&entry),
         seam: Rc::downgrade(&seam),
     });
-    let service = {
-        let conn = Rc::clone(&conn);
-        service_fn(move |request: Request<Incoming>| {
-            let conn = Rc::clone(&conn);
-            async move {
-                Ok::<Response<OutBody<R>>, std::convert::Infallible>(exchange::serve(conn, request).await)
-            }
-        })
-    };
     let idle = worker.view().http(&conn.meta).idle_timeout.unwrap_or(limits.idle_timeout);
     let deadlines =
         Deadlines { idle, header: limits.header_timeout, last_request: limits.last_request_within };
     let driver = Driver { phase, entry, deadlines, meta: Arc::clone(&conn.meta), worker, h2 };
     if h2 {
-        let mut running = Box::pin(http2(&limits).serve_connection(io, service));
-        if driver.run(running.as_mut(), http2::Connection::graceful_shutdown).await == Over::Done {
-            // What has arrived is still passed on.
-            let _late = timeout(GOODBYE, seam.streams_ended()).await;
-        }
+        serve_http2(&driver, &conn, &seam, stream).await;
     } else {
-        let mut running = Box::pin(http1(&limits).serve_connection(io, service));
-        let over = driver.run(running.as_mut(), http1::Connection::graceful_shutdown).await;
+        serve_http1(&driver, &conn, &seam, stream).await;
+    }
+}
+
+async fn serve_http2<R, S>(driver: &Driver<R>, conn: &Rc<Conn<R>>, seam: &Seam<R>, stream: S)
+where
+    R: Router,
+    S: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+{
+    let io = Timed::new(stream, Rc::clone(&driver.phase), Rc::clone(&driver.worker.observe), true);
+    let service = service(conn);
+    let builder = http2(&driver.worker.shared.limits);
+    let mut running = Box::pin(builder.serve_connection(TokioIo::new(io), service));
+    let over = driver.run(&mut driver.clock(), running.as_mut(), http2::Connection::graceful_shutdown).await;
+    if over == Over::Done {
+        // What has arrived is still passed on.
+        let _late = timeout(GOODBYE, seam.streams_ended()).await;
+    }
+}
+
+/// In rounds: hyper's state, with its buffers, is there for requests alone. While the connection rests between them, only the
+/// stream and what waits for it are.
+async fn serve_http1<R, S>(driver: &Driver<R>, conn: &Rc<Conn<R>>, seam: &Seam<R>, stream: S)
+where
+    R: Router,
+    S: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+{
+    let mut stream = Prefixed::new(Bytes::new(), stream);
+    let mut clock = driver.clock();
+    loop {
+        let io = Timed::new(stream, Rc::clone(&driver.phase), Rc::clone(&driver.worker.observe), false);
+        let builder = http1(&driver.worker.shared.limits);
+        // On the heap, so that a connection at rest is no larger than it needs to be.
+        let mut running = Box::pin(builder.serve_connection(TokioIo::new(io), service(conn)));
+        let over = driver.run(&mut clock, running.as_mut(), http1::Connection::graceful_shutdown).await;
         let opened = seam.take();
         if over == Over::Cut {
             return;
         }
         let parts = Pin::into_inner(running).into_parts();
-        let stream = Prefixed::new(parts.read_buf, parts.io.into_inner().into_inner());
-        match opened {
-            Some(opened) => opened.relay(stream, Some(&driver.entry)).await,
-            None => say_goodbye(stream).await,
+        stream = parts.io.into_inner().into_inner();
+        // A copy: a piece of a large buffer would keep all of it.
+        stream.put_back(Bytes::copy_from_slice(&parts.read_buf));
+        // Empty or not, it owns hyper's read buffer.
+        drop(parts.read_buf);
+        if let Some(opened) = opened {
+            return Box::pin(opened.relay(stream, Some(&driver.entry))).await;
+        }
+        if over == Over::Done {
+            return say_goodbye(stream).await;
+        }
+        match driver.park(&mut clock, &mut stream).await {
+            Woken::Said(bytes) => stream.put_back(bytes),
+            Woken::Goodbye => return say_goodbye(stream).await,
+            Woken::Cut => return,
         }
     }
+}
+
+/// What hyper calls for each request.
+fn service<R: Router>(
+    conn: &Rc<Conn<R>>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<OutBody<R>>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<OutBody<R>>, Infallible>> + use<R>,
+> + use<R> {
+    let conn = Rc::clone(conn);
+    service_fn(move |request| {
+        let conn = Rc::clone(&conn);
+        async move { Ok(exchange::serve(conn, request).await) }
+    })
 }
 
 fn http2(limits: &Limits) -> http2::Builder<StreamExecutor> {

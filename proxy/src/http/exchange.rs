@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
@@ -106,6 +107,10 @@ impl<R: Router> Exchange<R> {
         // What a client sends into a tunnel that it does not get must not be read as requests.
         let last = request.method() == http::Method::CONNECT && request.version() != Version::HTTP_2;
         let watch = Watch::of_stream().unwrap_or_else(|| Rc::clone(&conn.phase.watch));
+        let up = Tally::new();
+        if request.body().is_end_stream() {
+            up.end();
+        }
         let exchange = Rc::new(Self {
             view: conn.worker.view(),
             conn,
@@ -115,7 +120,7 @@ impl<R: Router> Exchange<R> {
             version: request.version(),
             dice: Dice::new(fastrand::u8(..100)),
             grpc,
-            up: Tally::new(),
+            up,
             down: Tally::new(),
             watch,
             last: Cell::new(last),
@@ -272,7 +277,6 @@ impl<R: Router> Exchange<R> {
         self.watch.changed();
         self.outcome.borrow_mut().cluster = Some(Arc::clone(&route.cluster.name));
         let body = |incoming: Incoming| {
-            use http_body::Body as _;
             if incoming.is_end_stream() {
                 ReqBody::Empty
             } else {
@@ -480,7 +484,7 @@ impl<R: Router> Deadline for Exchange<R> {
 
 impl<R: Router> Drop for Exchange<R> {
     fn drop(&mut self) {
-        self.conn.phase.end();
+        self.conn.phase.end(self.up.whole());
         self.conn.worker.observe.gauge(Gauge::RequestsActive, -1);
         let outcome = self.outcome.borrow();
         let vanished = !self.ended.get() && outcome.reason == Reason::OK;

@@ -58,6 +58,11 @@ impl Watch {
         self.armed.notify_one();
     }
 
+    /// Watches nothing until the next exchange.
+    pub(super) fn forget(&self) {
+        *self.exchange.borrow_mut() = None;
+    }
+
     /// The exchange's deadlines are others now.
     pub(super) fn changed(&self) {
         self.armed.notify_one();

@@ -42,6 +42,10 @@ pub(super) struct Phase {
     ending: Cell<Option<h2::Reason>>,
     /// The present exchange of an HTTP/1.1 connection.
     pub(super) watch: Rc<Watch>,
+    /// Everything that was written has gone out.
+    flushed: Cell<bool>,
+    /// The last request was read to its end (HTTP/1.1): what comes next is another one.
+    read_whole: Cell<bool>,
 }
 
 impl Phase {
@@ -56,6 +60,8 @@ impl Phase {
             flood: Cell::new(None),
             ending: Cell::new(None),
             watch: Watch::new(),
+            flushed: Cell::new(true),
+            read_whole: Cell::new(true),
         })
     }
 
@@ -98,9 +104,10 @@ impl Phase {
         self.whole.set(false);
     }
 
-    /// A response has ended.
-    pub(super) fn end(&self) {
+    /// A response has ended, and the request's body was read to its end, or not.
+    pub(super) fn end(&self, read_whole: bool) {
         self.active.set(self.active.get().saturating_sub(1));
+        self.read_whole.set(read_whole);
         self.idle_since.set(Instant::now());
     }
 
@@ -111,6 +118,17 @@ impl Phase {
     /// No request is under way and none has begun to arrive.
     pub(super) fn is_at_rest(&self) -> bool {
         self.is_idle() && self.head_since.get().is_none()
+    }
+
+    /// Between two requests of HTTP/1.1, with nothing left to write: hyper has no state that the next request needs.
+    pub(super) fn may_park(&self) -> bool {
+        self.is_at_rest() && self.flushed.get() && self.read_whole.get()
+    }
+
+    /// Lets go of what only requests need.
+    pub(super) fn park(&self) {
+        *self.head.borrow_mut() = Vec::new();
+        self.watch.forget();
     }
 
     pub(super) fn idle_since(&self) -> Instant {
@@ -257,6 +275,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         ready!(self.poll_notice(cx))?;
         self.refuse_foreign()?;
         self.notice.frame_begins();
+        self.phase.flushed.set(false);
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(count)) = written {
             self.sent(buf.get(..count).unwrap_or_default());
@@ -272,6 +291,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         ready!(self.poll_notice(cx))?;
         self.refuse_foreign()?;
         self.notice.frame_begins();
+        self.phase.flushed.set(false);
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(mut count)) = written {
             for buf in bufs {
@@ -290,7 +310,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.notice.frames_ended();
         ready!(self.poll_notice(cx))?;
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        // hyper asks for it once its own buffer is empty.
+        self.phase.flushed.set(true);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

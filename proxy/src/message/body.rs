@@ -25,6 +25,7 @@ pub struct Tally {
     bytes: Cell<u64>,
     active: Cell<Instant>,
     broken: Cell<Option<Broken>>,
+    whole: Cell<bool>,
 }
 
 /// How a client's body failed.
@@ -51,7 +52,12 @@ impl Broken {
 impl Tally {
     /// Nothing yet.
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { bytes: Cell::new(0), active: Cell::new(Instant::now()), broken: Cell::new(None) })
+        Rc::new(Self {
+            bytes: Cell::new(0),
+            active: Cell::new(Instant::now()),
+            broken: Cell::new(None),
+            whole: Cell::new(false),
+        })
     }
 
     /// Bytes of data so far.
@@ -67,6 +73,16 @@ impl Tally {
     /// How it failed, if it did: whatever else fails then, it is the client that caused it.
     pub fn broken(&self) -> Option<Broken> {
         self.broken.get()
+    }
+
+    /// Whether the body was read to its end.
+    pub fn whole(&self) -> bool {
+        self.whole.get()
+    }
+
+    /// The body was read to its end, or there is none.
+    pub fn end(&self) {
+        self.whole.set(true);
     }
 
     /// Counts a frame.
@@ -120,7 +136,7 @@ impl Body for ReqBody {
             Self::Incoming(body, tally) => (body, tally),
             Self::Replay(replay) => return Pin::new(replay).poll_frame(cx),
         };
-        let mut frame = ready!(Pin::new(body).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         match &mut frame {
             Some(Ok(frame)) => {
                 tally.add(frame.data_ref().map_or(0, Bytes::len));
@@ -129,7 +145,11 @@ impl Body for ReqBody {
                 }
             }
             Some(Err(error)) => tally.broken.set(Some(Broken::of(error))),
-            None => {}
+            None => tally.end(),
+        }
+        // A body of known length is not asked again after its last byte.
+        if body.is_end_stream() && tally.broken().is_none() {
+            tally.end();
         }
         Poll::Ready(frame)
     }

@@ -170,6 +170,8 @@ pub enum Counter {
 pub enum Gauge {
     /// Open client connections.
     DownstreamOpen,
+    /// Those of them that rest between two requests, without memory for one.
+    DownstreamParked,
     /// Requests in flight.
     RequestsActive,
     /// Open upstream connections.
@@ -284,6 +286,11 @@ impl Gauge {
     /// Every gauge with its metric's name and help, in order of declaration.
     pub const ALL: &'static [(Self, &'static str, &'static str)] = &[
         (Self::DownstreamOpen, "selvedge_downstream_open", "Open client connections"),
+        (
+            Self::DownstreamParked,
+            "selvedge_downstream_parked",
+            "Open client connections that rest between two requests, without memory for one",
+        ),
         (Self::RequestsActive, "selvedge_requests_active", "Requests in flight"),
         (Self::UpstreamOpen, "selvedge_upstream_open", "Open upstream connections"),
         (

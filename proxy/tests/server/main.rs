@@ -21,6 +21,7 @@ mod hello;
 mod hygiene;
 mod limits;
 mod metrics;
+mod parking;
 mod preface;
 mod protocols;
 mod revoked;

@@ -20,8 +20,11 @@ pub enum Origin {
 pub enum Retry {
     /// Never.
     Never,
-    /// Always: no byte of it reached the upstream's application (refused stream, GOAWAY above its last id, connect failure).
+    /// Always: no byte of it reached the upstream's application (GOAWAY above its last id, connect failure).
     Unsent,
+    /// Always, as far as the cluster's budget goes: the upstream did not process it, as it refused the stream, perhaps for
+    /// being overloaded.
+    Refused,
     /// If the request is idempotent: a reused connection died before the first byte of the answer.
     Idempotent,
 }

@@ -143,6 +143,8 @@ pub enum Counter {
     UpstreamTimeout,
     /// Requests tried again.
     Retries,
+    /// Requests not tried again, as their cluster's budget was spent.
+    RetriesRefused,
     /// Requests sent to upstreams that nobody verified.
     UpstreamNotVerified,
     /// Access lines lost because the pipe was blocked, or as they could not be written.
@@ -244,6 +246,11 @@ impl Counter {
         ),
         (Self::UpstreamTimeout, "selvedge_upstream_timeout", "--upstream-timeout passed"),
         (Self::Retries, "selvedge_retries", "Requests tried again"),
+        (
+            Self::RetriesRefused,
+            "selvedge_retries_refused",
+            "Requests not tried again because the retry budget of their cluster was spent",
+        ),
         (
             Self::UpstreamNotVerified,
             "selvedge_upstream_not_verified",

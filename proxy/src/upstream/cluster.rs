@@ -12,7 +12,12 @@ use identity::PeerRule;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::{Endpoint, Transport, TransportKey, endpoint::Load, resolve::Resolver};
+use super::{
+    Endpoint, Transport, TransportKey,
+    endpoint::Load,
+    resolve::Resolver,
+    retry::{Resend, Resends},
+};
 
 /// Settings of a cluster that are replaced in place and are never part of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +112,7 @@ pub struct Cluster {
     known: watch::Sender<Known>,
     /// The task that follows its name; ends with it.
     follower: OnceLock<AbortHandle>,
+    resends: Resends,
 }
 
 impl Drop for Cluster {
@@ -169,6 +175,13 @@ impl Cluster {
         }
     }
 
+    /// Lets a request be sent again, if the budget is not spent. What is under way is added up here, so that requests that
+    /// are sent once pay nothing for it.
+    pub(super) fn resend(&self) -> Option<Resend<'_>> {
+        let in_flight = |total: u32, endpoint: &Endpoint| total.saturating_add(endpoint.load.in_flight());
+        self.resends.begin(self.endpoints.load().iter().fold(0, in_flight))
+    }
+
     pub(super) fn resolve_failed(&self, why: &str) {
         self.known.send_replace(Known::Failed(why.into()));
     }
@@ -209,6 +222,7 @@ impl Clusters {
                 endpoints: ArcSwap::default(),
                 known: watch::channel(Known::Pending).0,
                 follower: OnceLock::new(),
+                resends: Resends::default(),
             });
             by_key.insert(key.clone(), Arc::downgrade(&cluster));
             if let (EndpointOrigin::Dns, Some(resolver)) = (origin, &self.resolver)

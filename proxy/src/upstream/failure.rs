@@ -67,7 +67,7 @@ impl Sent<'_> {
                 self.conn.retired.set(true);
                 Retry::Unsent
             }
-            Some(h2) if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => Retry::Unsent,
+            Some(h2) if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => Retry::Refused,
             Some(h2) if h2.is_reset() => Retry::Never,
             // The connection died under the stream.
             _ if self.reused => Retry::Idempotent,

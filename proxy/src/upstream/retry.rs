@@ -1,6 +1,9 @@
 //! When a request is tried again.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
 
 use http::StatusCode;
 
@@ -43,6 +46,51 @@ const UNSENT_TRIES: u32 = 3;
 /// Tries more, when an idle connection died under an idempotent request.
 const IDEMPOTENT_TRIES: u32 = 1;
 
+/// A cluster may have one request sent again under way for so many that are on their first try: 20 %.
+const FIRST_TRIES_FOR_EACH: u32 = 5;
+/// So many may be under way however little else is.
+const FLOOR: u32 = 3;
+
+/// The requests of one cluster that are being sent again, over all workers: what keeps an upstream that fails from being asked
+/// several times as much as one that does not.
+#[derive(Debug, Default)]
+pub(super) struct Resends(AtomicU32);
+
+/// One request that is being sent again; ends when dropped.
+#[derive(Debug)]
+pub(super) struct Resend<'a>(&'a AtomicU32);
+
+impl Resends {
+    /// Lets one more request be sent again. `active`: requests of the cluster under way, those sent again included. `None`: the
+    /// budget is spent.
+    pub(super) fn begin(&self, active: u32) -> Option<Resend<'_>> {
+        let more = |now: u32| {
+            let allowed = (active.saturating_sub(now) / FIRST_TRIES_FOR_EACH).max(FLOOR);
+            (now < allowed).then_some(now + 1)
+        };
+        let begun = self.0.fetch_update(Relaxed, Relaxed, more);
+        // Made only if it was counted: its end counts, too.
+        begun.is_ok().then(|| Resend(&self.0))
+    }
+}
+
+impl Drop for Resend<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Whether a request may be tried again, by what it is and by what happened to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// It may not.
+    No,
+    /// If the budget of its cluster allows it.
+    Budgeted,
+    /// It never reached the upstream's application, and a connection that ends does this once: no storm comes of it.
+    Free,
+}
+
 /// What is left of the tries of one request.
 pub(super) struct Budget<'a> {
     policy: &'a RetryPolicy,
@@ -69,14 +117,16 @@ impl<'a> Budget<'a> {
 
     /// Whether another try is safe, or asked for by the policy, after this error; takes it from the budget. A connect
     /// failure is not tried again by itself: the other endpoints were tried already.
-    pub(super) fn allows(&mut self, error: &Error, idempotent: bool) -> bool {
+    pub(super) fn allows(&mut self, error: &Error, idempotent: bool) -> Again {
         let connect = matches!(error, Error::Connect { .. });
         let safe = match error.retry() {
-            Retry::Never => false,
-            Retry::Unsent => !connect && take(&mut self.unsent),
+            Retry::Unsent if !connect && take(&mut self.unsent) => return Again::Free,
+            Retry::Never | Retry::Unsent => false,
+            Retry::Refused => take(&mut self.unsent),
             Retry::Idempotent => idempotent && take(&mut self.idempotent),
         };
-        safe || (self.asks_for(error) && take(&mut self.asked))
+        let wanted = safe || (self.asks_for(error) && take(&mut self.asked));
+        if wanted { Again::Budgeted } else { Again::No }
     }
 
     fn asks_for(&self, error: &Error) -> bool {
@@ -86,7 +136,7 @@ impl<'a> Budget<'a> {
             RetryOn::ServerError | RetryOn::GatewayError => upstream,
             RetryOn::ConnectFailure => connect,
             RetryOn::Retriable4xx => false,
-            RetryOn::RefusedStream => error.retry() == Retry::Unsent && !connect,
+            RetryOn::RefusedStream => matches!(error.retry(), Retry::Unsent | Retry::Refused) && !connect,
         })
     }
 }
@@ -120,7 +170,7 @@ mod tests {
     }
 
     fn grants(budget: &mut Budget<'_>, error: &Error, idempotent: bool) -> usize {
-        (0..20).take_while(|_| budget.allows(error, idempotent)).count()
+        (0..20).take_while(|_| budget.allows(error, idempotent) != Again::No).count()
     }
 
     #[test]
@@ -135,6 +185,40 @@ mod tests {
     }
 
     #[test]
+    fn only_what_never_reached_the_upstream_is_outside_of_the_budget() {
+        let none = RetryPolicy::default();
+        let once = |retry| Budget::new(&none).allows(&upstream(retry), true);
+        assert_eq!(once(Retry::Unsent), Again::Free);
+        assert_eq!(once(Retry::Refused), Again::Budgeted);
+        assert_eq!(once(Retry::Idempotent), Again::Budgeted);
+        assert_eq!(once(Retry::Never), Again::No);
+    }
+
+    #[test]
+    fn one_in_five_is_sent_again_and_three_always() {
+        for (active, allowed) in [(0, 3), (1, 3), (22, 3), (23, 4), (60, 10), (120, 20), (1200, 200)] {
+            let resends = Resends::default();
+            let begun: Vec<_> = std::iter::from_fn(|| resends.begin(active)).collect();
+            assert_eq!(begun.len(), allowed, "{active}");
+            drop(begun);
+            assert!(resends.begin(0).is_some(), "what has ended is free again");
+        }
+    }
+
+    #[test]
+    fn workers_share_one_budget() {
+        let resends = Resends::default();
+        let begin = || std::iter::from_fn(|| resends.begin(120)).collect::<Vec<_>>();
+        let total: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(begin)).collect();
+            // Held until all have been asked: what is dropped could be begun again.
+            let all: Vec<_> = workers.into_iter().map(|worker| worker.join().expect("worker")).collect();
+            all.iter().map(Vec::len).sum()
+        });
+        assert_eq!(total, 20);
+    }
+
+    #[test]
     fn a_policy_adds_its_tries_for_its_conditions_alone() {
         let connects = policy(&[RetryOn::ConnectFailure], 2);
         assert_eq!(grants(&mut Budget::new(&connects), &connect(), false), 2);
@@ -143,9 +227,10 @@ mod tests {
         let mut budget = Budget::new(&gateway);
         assert!(!budget.wants_again(StatusCode::INTERNAL_SERVER_ERROR));
         assert!(budget.wants_again(StatusCode::BAD_GATEWAY));
-        assert!(budget.allows(&upstream(Retry::Never), false));
+        assert_eq!(budget.allows(&upstream(Retry::Never), false), Again::Budgeted);
         assert!(!budget.wants_again(StatusCode::BAD_GATEWAY), "two tries in all");
         let refused = policy(&[RetryOn::RefusedStream], 1);
+        assert_eq!(grants(&mut Budget::new(&refused), &upstream(Retry::Refused), false), 4);
         assert_eq!(grants(&mut Budget::new(&refused), &upstream(Retry::Unsent), false), 4);
         let conflict = policy(&[RetryOn::Retriable4xx], 1);
         assert!(Budget::new(&conflict).wants_again(StatusCode::CONFLICT));

@@ -20,7 +20,7 @@ use super::{
     failure::Sent,
     outgoing::{Asks, Outgoing, absolute_form},
     pool::{self, Offer, PlaceKey, Pool},
-    retry::Budget,
+    retry::{Again, Budget, Resend},
     tunnel::Answered,
 };
 use crate::{
@@ -90,7 +90,7 @@ impl Upstream {
     /// Picks an endpoint, takes or makes a connection, checks the peer's identity before the first byte, sends, and gives
     /// the head of the answer with its body. The request's URI is path and query, its authority the `host` field. A request
     /// with an `upgrade` field asks for another protocol: the caller has made sure that it may. Honours
-    /// [`Error::retry`] and the route's policy. The deadline of the whole request is the caller's; connect deadlines and
+    /// [`Error::retry`], the route's policy and the cluster's budget. The deadline of the whole request is the caller's; connect deadlines and
     /// deadlines of single tries are kept here.
     ///
     /// Cancel-safe: dropping the future gives up the request and its connection.
@@ -102,24 +102,44 @@ impl Upstream {
     ) -> Result<Answered, Error> {
         let mut outgoing = Outgoing::new(request);
         let mut budget = Budget::new(&route.retry);
+        // Of the try under way, if it is not the first.
+        let mut resend = None;
         loop {
             attempts.count += 1;
             match self.attempt(route, &mut outgoing, attempts).await {
                 Ok(Answered::Whole(response))
-                    if outgoing.can_repeat() && budget.wants_again(response.status()) => {}
+                    if outgoing.can_repeat()
+                        && budget.wants_again(response.status())
+                        && self.may_resend(route, &mut resend) => {}
                 Ok(answered) => {
                     outgoing.seal();
                     return Ok(answered);
                 }
                 Err(error) => {
                     attempts.failure = Some(error.to_string());
-                    if !(outgoing.can_repeat() && budget.allows(&error, outgoing.is_idempotent())) {
+                    let again = outgoing.can_repeat()
+                        && match budget.allows(&error, outgoing.is_idempotent()) {
+                            Again::No => false,
+                            Again::Free => true,
+                            Again::Budgeted => self.may_resend(route, &mut resend),
+                        };
+                    if !again {
                         return Err(error);
                     }
                 }
             }
             self.observe.count(Counter::Retries);
         }
+    }
+
+    /// Asks the cluster's budget for another sending; the last one has ended.
+    fn may_resend<'a>(&self, route: &'a Route, resend: &mut Option<Resend<'a>>) -> bool {
+        *resend = None;
+        *resend = route.cluster.resend();
+        if resend.is_none() {
+            self.observe.count(Counter::RetriesRefused);
+        }
+        resend.is_some()
     }
 
     /// Lets go of connections that may not be used any longer. The worker calls it every second.

@@ -267,7 +267,7 @@ fn refusals_without_end_are_bounded() {
             }
         });
         let error = answer.unwrap_err();
-        assert_eq!((error.retry(), attempts.count), (Retry::Unsent, 4));
+        assert_eq!((error.retry(), attempts.count), (Retry::Refused, 4));
     });
 }
 

@@ -12,5 +12,6 @@ mod endpoints;
 mod http1;
 mod http2;
 mod names;
+mod storms;
 mod support;
 mod tls;

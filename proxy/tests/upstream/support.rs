@@ -233,6 +233,14 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream }
+    }
+
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
     /// Reads one request, with a body by content-length, as text. Empty when the client closed.
     pub(crate) async fn request(&mut self) -> String {
         let mut bytes = Vec::new();
@@ -304,6 +312,8 @@ impl Friendly {
 /// An address where nobody listens, for as long as the socket is held.
 pub(crate) fn nobody() -> (SocketAddr, tokio::net::TcpSocket) {
     let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+    // So that the address can be bound again once connections to it have ended.
+    socket.set_reuseaddr(true).expect("reuse");
     socket.bind("127.0.0.1:0".parse().expect("addr")).expect("bind");
     (socket.local_addr().expect("addr"), socket)
 }

@@ -13,6 +13,7 @@ mod admin;
 mod attacks;
 mod bodies;
 mod connect;
+mod cut_answers;
 mod drain;
 mod faults;
 mod floods;

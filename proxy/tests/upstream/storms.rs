@@ -128,7 +128,7 @@ fn the_floor_lets_a_lone_request_have_all_its_tries() {
 }
 
 #[test]
-fn one_living_endpoint_among_dead_and_silent_ones_is_found_by_every_request() {
+fn one_living_endpoint_among_nine_dead_ones_is_found_by_every_request() {
     local(async {
         let rig = Rig::new();
         let living = Friendly::start("127.0.0.1:0", "alive").await.unwrap();

@@ -44,7 +44,7 @@ impl Sent<'_> {
         if returned {
             return self.error(Reason::UPSTREAM_RESET, Retry::Unsent, message);
         }
-        if error.is_parse() {
+        if error.is_parse() || self.conn.heard.is_endless() {
             return self.error(Reason::UPSTREAM_PROTOCOL, Retry::Never, message);
         }
         let retry = if self.http2 { self.stream_retry(error) } else { self.connection_retry() };

@@ -284,7 +284,9 @@ impl Upstream {
                 *request.version_mut() = Version::HTTP_11;
                 frame_body(&mut request);
                 let switched = (asks != Asks::Http).then(|| conn.await_switch());
+                conn.heard.await_head();
                 let response = sender.try_send_request(request).await.map_err(&mut failed)?;
+                conn.heard.head_came();
                 if is_ambiguous(&response) {
                     conn.retired.set(true);
                 }

@@ -20,6 +20,10 @@ use tokio_rustls::client::TlsStream;
 use super::connect::is_alert;
 use crate::net::Abort;
 
+/// Most bytes of an answer that are read before its head is known: hyper's own limit of a head and what it reads beside it, and
+/// some interim answers.
+const MOST_BEFORE_HEAD: u64 = 512 * 1024;
+
 /// Bytes to and from an endpoint.
 pub(crate) struct Stream {
     io: Io,
@@ -34,15 +38,48 @@ enum Io {
 }
 
 /// What has been heard from the upstream. Shared with the pool; atomics because the stream has to be `Send`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Heard {
     bytes: AtomicU64,
     alert: AtomicBool,
     failure: OnceLock<String>,
     first: Notify,
+    /// Bytes that may still come before the head of an answer has.
+    head_left: AtomicU64,
+    /// More came.
+    endless: AtomicBool,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            alert: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            first: Notify::new(),
+            head_left: AtomicU64::new(u64::MAX),
+            endless: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Heard {
+    /// From now on an answer is awaited (HTTP/1.1). Before its head others may come (`1xx`), and hyper reads them for as long as
+    /// there are any: an upstream that never stops would hold the worker with all that runs on it.
+    pub(super) fn await_head(&self) {
+        self.head_left.store(MOST_BEFORE_HEAD, Relaxed);
+    }
+
+    /// The head is there.
+    pub(super) fn head_came(&self) {
+        self.head_left.store(u64::MAX, Relaxed);
+    }
+
+    /// It never ended.
+    pub(super) fn is_endless(&self) -> bool {
+        self.endless.load(Relaxed)
+    }
+
     /// Application bytes so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
@@ -66,9 +103,21 @@ impl Heard {
         }
     }
 
-    fn add(&self, bytes: usize) {
-        if bytes > 0 && self.bytes.fetch_add(bytes as u64, Relaxed) == 0 {
+    fn add(&self, bytes: usize) -> io::Result<()> {
+        let count = bytes as u64;
+        if count > 0 && self.bytes.fetch_add(count, Relaxed) == 0 {
             self.first.notify_one();
+        }
+        match self.head_left.load(Relaxed) {
+            u64::MAX => Ok(()),
+            left if count <= left => {
+                self.head_left.store(left - count, Relaxed);
+                Ok(())
+            }
+            _ => {
+                self.endless.store(true, Relaxed);
+                Err(io::Error::new(io::ErrorKind::InvalidData, "a head, or interim answers, without end"))
+            }
         }
     }
 
@@ -138,10 +187,12 @@ impl AsyncRead for Stream {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        match &polled {
-            Poll::Ready(Ok(())) => this.heard.add(buf.filled().len() - before),
-            Poll::Ready(Err(error)) => this.heard.failed(error),
-            Poll::Pending => {}
+        let polled = match polled {
+            Poll::Ready(Ok(())) => Poll::Ready(this.heard.add(buf.filled().len() - before)),
+            other => other,
+        };
+        if let Poll::Ready(Err(error)) = &polled {
+            this.heard.failed(error);
         }
         polled
     }

@@ -13,6 +13,7 @@ mod drain;
 mod explain_agrees;
 mod fail_closed;
 mod faults;
+mod flags;
 mod harness;
 mod opened;
 mod preface;

@@ -17,6 +17,19 @@ use super::{client, until};
 /// A stream of the child, line by line.
 type Lines = Arc<Mutex<Vec<String>>>;
 
+/// Flags of every test that does not say otherwise, with Emissary's or Envoy's variable for the same. A machine that is busy with
+/// other things is no slow upstream.
+const USUAL: [(&str, &str, &str); 8] = [
+    ("--bind", "127.0.0.1", "AMBASSADOR_ENVOY_BIND_ADDRESS"),
+    ("--admin", "127.0.0.1:0", ""),
+    ("--http-port", "0", ""),
+    ("--https-port", "0", ""),
+    ("--workers", "2", "ENVOY_CONCURRENCY"),
+    ("--log-format", "json", ""),
+    ("--connect-timeout", "30s", ""),
+    ("--upstream-timeout", "1m", ""),
+];
+
 /// A running ingress.
 pub(crate) struct Ingress {
     child: Child,
@@ -36,23 +49,42 @@ pub(crate) struct Said {
 impl Ingress {
     /// Starts on a folder of manifests; returns once the admin port says that it is ready.
     pub(crate) async fn start(manifests: &Path, flags: &[&str]) -> Self {
-        Self::start_after(":", manifests, flags).await
+        let manifests = manifests.to_str().expect("UTF-8");
+        Self::launch(&[&["--manifests", manifests], flags].concat(), &[]).await
     }
 
     /// As [`Ingress::start`], after a line of shell: limits, and where its output goes.
     pub(crate) async fn start_after(shell: &str, manifests: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new("/bin/sh");
+        let program = env!("CARGO_BIN_EXE_selvedge-ingress");
+        command.env_clear().stdin(Stdio::null()).args([
+            "-c",
+            &format!("{shell}; exec \"$0\" \"$@\""),
+            program,
+        ]);
+        let manifests = manifests.to_str().expect("UTF-8");
+        Self::spawn(command, &[&["--manifests", manifests], flags].concat(), &[]).await
+    }
+
+    /// As [`Ingress::start`], with these flags and variables: what neither of them says is as [`USUAL`] has it.
+    pub(crate) async fn launch(flags: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::spawn(program(), flags, env).await
+    }
+
+    async fn spawn(mut program: Command, flags: &[&str], env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let ready_file = folder.path().join("ready.json");
-        let mut child = Command::new("/bin/sh")
-            .args(["-c", &format!("{shell}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_selvedge-ingress")])
-            .env_clear()
-            .stdin(Stdio::null())
-            .args(["run", "--bind", "127.0.0.1", "--admin", "127.0.0.1:0", "--http-port", "0"])
-            .args(["--https-port", "0", "--workers", "2", "--log-format", "json"])
-            // A machine that is busy with other things is no slow upstream.
-            .args(["--connect-timeout", "30s", "--upstream-timeout", "1m"])
-            .args([Path::new("--ready-file"), &ready_file, Path::new("--manifests"), manifests])
+        let said = |flag: &str, other: &str| {
+            let own = format!("SELVEDGE_{}", flag.trim_start_matches('-').to_uppercase().replace('-', "_"));
+            flags.contains(&flag) || env.iter().any(|(name, _)| *name == own || *name == other)
+        };
+        let usual = USUAL.iter().filter(|(flag, _, other)| !said(flag, other));
+        let mut child = program
+            .arg("run")
+            .args(usual.flat_map(|(flag, value, _)| [flag, value]))
+            .args([Path::new("--ready-file"), &ready_file])
             .args(flags)
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -77,6 +109,15 @@ impl Ingress {
         text.as_str().and_then(|text| text.parse().ok()).expect("an address")
     }
 
+    /// What the ready file says.
+    pub(crate) fn ready(&self) -> &Value {
+        &self.ready
+    }
+
+    pub(crate) fn health(&self) -> SocketAddr {
+        Self::addr(&self.ready["health"])
+    }
+
     pub(crate) fn admin(&self) -> SocketAddr {
         Self::addr(&self.ready["admin"])
     }
@@ -99,6 +140,11 @@ impl Ingress {
 
     pub(crate) async fn metrics(&self) -> String {
         client::get(self.admin(), "localhost", "/metrics").await.1
+    }
+
+    /// Lines of stdout and stderr so far.
+    pub(crate) fn lines(&self) -> (Vec<String>, Vec<String>) {
+        (self.stdout.lock().clone(), self.stderr.lock().clone())
     }
 
     /// The access log so far.

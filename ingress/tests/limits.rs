@@ -38,6 +38,14 @@ const COUNTED: &[(&str, Counter, (&str, &str))] = &[
     ("max_headers", HeadersTooLarge, (FLAGS, "a_head_has_no_more_fields_than_allowed")),
     ("max_connections", MaxConnections, (LIMITS, "no_more_connections_than_allowed")),
     (
+        "max_descriptors",
+        AcceptErrors,
+        (
+            "ingress/tests/live/faults.rs",
+            "without_descriptors_what_is_open_serves_and_the_admin_port_answers",
+        ),
+    ),
+    (
         "max_streams",
         MaxStreams,
         ("proxy/tests/server/floods.rs", "streams_beyond_the_limit_are_refused_and_counted"),
@@ -55,10 +63,7 @@ const COUNTED: &[(&str, Counter, (&str, &str))] = &[
     (
         "proxy_protocol_from",
         BadProxyProtocol,
-        (
-            "proxy/tests/server/preface.rs",
-            "a_header_of_a_named_peer_is_optional_and_of_others_it_is_not_http",
-        ),
+        ("ingress/tests/live/preface.rs", "a_header_of_anybody_else_is_refused_under_its_reason"),
     ),
     (
         "drain_timeout",

@@ -30,8 +30,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Backoff after failures: from the first to the second, doubled, jittered.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// A stream that does not renew an SVID in the first three quarters of what it has left is asked anew: it may be dead without
-/// its end having been heard (a middlebox, an agent that hangs). Not before the second, which is for SVIDs of seconds.
-const RENEWAL: (f64, Duration) = (0.75, Duration::from_secs(1));
+/// its end having been heard (a middlebox, an agent that hangs). Not where less than the second is left: certificates end on whole
+/// seconds, so that of an SVID of seconds too much of what is left may have passed when its renewal is in time.
+const RENEWAL: (f64, Duration) = (0.75, Duration::from_secs(3));
 /// Retries after a refusal that may be an attestation race.
 const DENIED_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
@@ -148,7 +149,8 @@ impl Follower {
         let state = self.api.source.state();
         let own = state.material.iter().flat_map(|material| &material.own);
         let left = own.map(|own| own.not_after.duration_since(SystemTime::now()).unwrap_or_default()).min();
-        let wait = left.map_or(ANSWER_DEADLINE, |left| left.mul_f64(RENEWAL.0).max(RENEWAL.1));
+        let left = left.filter(|left| *left >= RENEWAL.1);
+        let wait = left.map_or(ANSWER_DEADLINE, |left| left.mul_f64(RENEWAL.0));
         Instant::now() + wait
     }
 
